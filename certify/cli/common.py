@@ -1,0 +1,41 @@
+"""What the commands share: consoles, JSON output, options that several commands take."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one machine-readable JSON object instead of text.")]
+DataRootOption = Annotated[
+    Path | None,
+    typer.Option("--data-root", help="Folder of the data sets (default: $CERTIFY_DATA, else ./data).", show_default=False),
+]
+TrustPickleOption = Annotated[
+    bool,
+    typer.Option("--trust-pickle", help="Unpickle model files that need it. A pickle can run any code: only for files of your own."),
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only results and errors.")]
+
+
+def console() -> "Console":
+    """Return a console for results, on standard output."""
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def err_console() -> "Console":
+    """Return a console for progress and notes, on standard error."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def print_json(data: Any) -> None:
+    """Print one JSON object on standard output and nothing else."""
+    sys.stdout.write(json.dumps(data, indent=2, default=str) + "\n")

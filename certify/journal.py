@@ -1,0 +1,209 @@
+"""The journal of a run: one SQLite file in which a row is there whole or not at all, whatever kills the process.
+
+Schema v1: `inputs(index, status, payload)`, `looks(index, phase, n, counts)`, `answers(index, phase, sample, label,
+version)` for prediction services, and `meta(key, value)` with `schema_version` and `kind`. A rollback journal rather than
+WAL, because shards may lie on network disks; synchronous = FULL, because a certificate that was reported must be there
+after a power cut. One process writes at a time, by a lock file that the operating system drops with the process.
+"""
+
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from certify.errors import JournalError
+from smoothing.estimators.base import Look, Phase
+
+SCHEMA_VERSION = 1
+FILE_NAME = "journal.sqlite"
+LOCK_NAME = "journal.lock"
+DONE = "done"
+
+_TABLES = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE inputs ("index" INTEGER PRIMARY KEY, status TEXT NOT NULL, payload TEXT NOT NULL);
+CREATE TABLE looks ("index" INTEGER NOT NULL, phase TEXT NOT NULL, n INTEGER NOT NULL, counts TEXT NOT NULL,
+                    PRIMARY KEY ("index", phase, n));
+CREATE TABLE answers ("index" INTEGER NOT NULL, phase TEXT NOT NULL, sample INTEGER NOT NULL, label TEXT NOT NULL,
+                      version TEXT, PRIMARY KEY ("index", phase, sample));
+"""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One finished input: its payload, and the looks that the payload was derived from, in order."""
+
+    index: int
+    status: str
+    payload: dict[str, Any]
+    looks: tuple[Look, ...]
+
+
+class Journal:
+    """A journal opened for writing (one process at a time) or for reading.
+
+    Args:
+        folder: The run folder, which must exist.
+        kind: What the rows are, for instance "smoothing"; checked against an existing journal.
+        write: Open for writing, creating the file if it is not there.
+
+    Raises:
+        JournalError: If it cannot be opened: absent, damaged, of another kind or schema, not writable, or in use.
+    """
+
+    def __init__(self, folder: Path, *, kind: str, write: bool = False) -> None:
+        self.path = folder / FILE_NAME
+        self._lock: Any = None
+        if not write and not self.path.is_file():
+            raise JournalError(f"there is no journal in {folder} (expected {FILE_NAME}): is it a run folder?")
+        if write:
+            self._lock = _acquire(folder)
+        try:
+            with _explained(self.path):
+                # Read-only by mode=ro, so that a report can be made while the run is going on, or from a read-only disk.
+                uri = f"{self.path.resolve().as_uri()}?mode={'rwc' if write else 'ro'}"
+                self._connection = sqlite3.connect(uri, uri=True, timeout=10.0, isolation_level=None)
+                if write:
+                    self._connection.execute("PRAGMA journal_mode = DELETE")
+                    self._connection.execute("PRAGMA synchronous = FULL")
+                self._open(kind, write)
+        except BaseException:
+            self._release()
+            raise
+
+    def _open(self, kind: str, write: bool) -> None:
+        names = {row[0] for row in self._connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if not names and write:
+            with self._transaction():
+                for statement in filter(str.strip, _TABLES.split(";")):
+                    self._connection.execute(statement)
+                self._connection.executemany(
+                    "INSERT INTO meta VALUES (?, ?)", [("schema_version", str(SCHEMA_VERSION)), ("kind", kind)]
+                )
+            return
+        if "meta" not in names:
+            raise JournalError(f"{self.path} is not a journal of this program: it has no table 'meta'")
+        meta = dict(self._connection.execute("SELECT key, value FROM meta"))
+        if meta.get("schema_version") != str(SCHEMA_VERSION):
+            raise JournalError(
+                f"{self.path} has schema version {meta.get('schema_version')}, this program reads {SCHEMA_VERSION}"
+            )
+        if meta.get("kind") != kind:
+            raise JournalError(f"{self.path} is a journal of kind {meta.get('kind')!r}, expected {kind!r}")
+
+    def finished(self) -> set[int]:
+        """Return the keys of the inputs that are done."""
+        with _explained(self.path):
+            return {row[0] for row in self._connection.execute('SELECT "index" FROM inputs WHERE status = ?', (DONE,))}
+
+    def looks(self) -> dict[int, list[Look]]:
+        """Return every look, by input, in the order in which they were recorded."""
+        found: dict[int, list[Look]] = {}
+        with _explained(self.path):
+            for index, phase, n, counts in self._connection.execute(
+                'SELECT "index", phase, n, counts FROM looks ORDER BY rowid'
+            ):
+                found.setdefault(index, []).append(Look(Phase(phase), n, tuple(json.loads(counts))))
+        return found
+
+    def entries(self) -> Iterator[Entry]:
+        """Yield the finished inputs, by index.
+
+        Raises:
+            JournalError: If a row cannot be read.
+        """
+        looks = self.looks()
+        with _explained(self.path):
+            rows = list(self._connection.execute('SELECT "index", status, payload FROM inputs ORDER BY "index"'))
+        for index, status, payload in rows:
+            try:
+                yield Entry(index, status, json.loads(payload), tuple(looks.get(index, ())))
+            except ValueError as error:
+                raise JournalError(f"{self.path}: the row of input {index} is damaged ({error})") from None
+
+    def record_input(self, index: int, payload: Mapping[str, Any], looks: tuple[Look, ...]) -> None:
+        """Write a finished input with all looks that are not there yet, in one transaction; durable when this returns."""
+        with _explained(self.path), self._transaction():
+            for look in looks:
+                self._insert_look(index, look)
+            self._connection.execute(
+                "INSERT INTO inputs VALUES (?, ?, ?)", (index, DONE, json.dumps(payload, allow_nan=False))
+            )
+
+    def _insert_look(self, index: int, look: Look) -> None:
+        counts = json.dumps(look.counts)
+        key = (index, str(look.phase), look.n)
+        there = self._connection.execute(
+            'SELECT counts FROM looks WHERE "index" = ? AND phase = ? AND n = ?', key
+        ).fetchone()
+        if there is None:
+            self._connection.execute("INSERT INTO looks VALUES (?, ?, ?, ?)", (*key, counts))
+        elif there[0] != counts:
+            # The same samples cannot have two outcomes; overwriting would be a choice between votes.
+            raise JournalError(
+                f"input {index}, phase {look.phase}, n={look.n}: the journal holds other votes than those just counted"
+            )
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._connection.execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+
+    def close(self) -> None:
+        """Close the file and give the folder free."""
+        self._connection.close()
+        self._release()
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def _acquire(folder: Path) -> Any:
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / LOCK_NAME)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise JournalError(
+            f"another process is writing to {folder}; wait for it, or give this one a folder or a --shard of its own"
+        ) from None
+    except OSError as error:
+        raise JournalError(f"cannot write to {folder}: {error.strerror or error}; choose another --out") from None
+    return lock
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        reason = str(error)
+        advice = {
+            "full": "free some space and repeat the command, which resumes",
+            "readonly": "make the folder writable or choose another --out",
+            "disk I/O": "check the disk and repeat the command, which resumes",
+            "locked": "another process is using it; wait for it to end",
+            "malformed": "the file is damaged; restore it from a copy",
+            "not a database": "the file is damaged or is not a journal",
+        }
+        hint = next((text for key, text in advice.items() if key in reason), "check the folder")
+        raise JournalError(f"{path}: {reason}; {hint}") from error

@@ -1,0 +1,104 @@
+"""Joins the shards of a run into one run folder."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from certify.errors import CertifyError, RunMismatchError
+from certify.journal import Entry, Journal
+from certify.rundir import KIND, Row, claim_folder, compare_identities, export, read_config
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What a merge found.
+
+    Attributes:
+        rows: All rows of the joined run, by index.
+        shards: Shards that were read.
+        missing: Planned inputs that no shard has finished.
+    """
+
+    rows: tuple[Row, ...]
+    shards: tuple[Path, ...]
+    missing: tuple[int, ...]
+
+
+def merge_shards(folder: Path, *, allow_partial: bool = False) -> Merged:
+    """Join `folder/shards/i-of-n` into `folder`: run.json, journal and exports of the whole.
+
+    Every shard must belong to the same run (equal identity, equal selection). Merging again, for instance after the last
+    shard has come in, adds what is new; an input with other votes than before is refused.
+
+    Args:
+        folder: The run folder that holds `shards/`.
+        allow_partial: Join what is there although shards or inputs are missing; the result is marked as partial.
+
+    Raises:
+        CertifyError: If there are no shards, or some are missing or unfinished and `allow_partial` is not set.
+        RunMismatchError: If shards belong to different runs, or hold different votes for one input.
+    """
+    found = _find(folder / "shards")
+    counts = {n for _, n in found}
+    if len(counts) != 1:
+        raise RunMismatchError(f"{folder / 'shards'} holds shards of different splits: {', '.join(sorted(p.name for p in found.values()))}")
+    (count,) = counts
+    configs = {position: read_config(path) for (position, _), path in found.items()}
+    first = configs[min(configs)]
+    for position, config in configs.items():
+        differences = compare_identities(first["identity"], config["identity"])
+        if config["settings"]["selected"] != first["settings"]["selected"]:
+            differences.append("the selections of inputs (--stride, --max, --indices) differ")
+        if differences:
+            shown = "\n".join(f"  {line}" for line in differences)
+            raise RunMismatchError(f"shard {position} belongs to another run than shard {min(configs)}:\n{shown}")
+    entries = _collect(found)
+    missing = tuple(index for index in first["settings"]["selected"] if index not in entries)
+    absent = sorted(set(range(count)) - set(configs))
+    if missing and not allow_partial:
+        what = f"shards {', '.join(map(str, absent))} of {count} are not there; " if absent else ""
+        raise CertifyError(
+            f"{what}{len(missing)} of {len(first['settings']['selected'])} inputs are not certified yet (the first: "
+            f"{missing[0]}); finish the shards, or pass --allow-partial for a result that is marked as partial"
+        )
+    settings: dict[str, Any] = {**first["settings"], "shard": None, "indices": first["settings"]["selected"]}
+    config = {**first, "settings": settings}
+    with Journal(folder, kind=KIND, write=True) as journal:
+        claim_folder(folder, config)
+        there = {entry.index: entry for entry in journal.entries()}
+        for index, entry in sorted(entries.items()):
+            if index not in there:
+                journal.record_input(index, entry.payload, entry.looks)
+            elif there[index].looks != entry.looks:
+                raise RunMismatchError(f"{folder} already holds input {index}, with other votes than its shard")
+        rows = tuple(Row.from_entry(entry) for entry in journal.entries())
+        export(folder, rows)
+    return Merged(rows, tuple(found.values()), missing)
+
+
+def _find(shards: Path) -> dict[tuple[int, int], Path]:
+    found = {}
+    for path in sorted(shards.iterdir()) if shards.is_dir() else []:
+        match = re.fullmatch(r"(\d+)-of-(\d+)", path.name)
+        if match and path.is_dir():
+            found[int(match[1]), int(match[2])] = path
+    if not found:
+        raise CertifyError(f"there are no shards in {shards} (folders named i-of-n, made by certify run --shard i/n)")
+    return found
+
+
+def _collect(found: dict[tuple[int, int], Path]) -> dict[int, Entry]:
+    entries: dict[int, Entry] = {}
+    for path in found.values():
+        with Journal(path, kind=KIND) as journal:
+            for entry in journal.entries():
+                other = entries.setdefault(entry.index, entry)
+                if other.looks != entry.looks or _claim(other) != _claim(entry):
+                    raise RunMismatchError(f"input {entry.index} stands in two shards with different votes ({path})")
+    return entries
+
+
+def _claim(entry: Entry) -> str:
+    return json.dumps(entry.payload["certificate"], sort_keys=True)

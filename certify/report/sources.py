@@ -1,0 +1,275 @@
+"""Where certificates come from: a run folder, or a published log of six columns."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from certify.errors import CertifyError, UsageError
+from certify.journal import FILE_NAME as JOURNAL_FILE
+from certify.metrics import ABSTAINED, CertifiedSet
+from certify.rundir import RUN_FILE, TSV_COLUMNS, Run, read_run
+
+
+@dataclass(frozen=True)
+class Source:
+    """A set of certificates with the run that it was read from; `run` is None for a log, which holds no evidence."""
+
+    path: Path
+    certified: CertifiedSet
+    run: Run | None = None
+
+
+def read_sources(paths: Sequence[Path | str], names: Sequence[str] = ()) -> list[Source]:
+    """Read run folders and logs, and give each a name of its own.
+
+    Args:
+        paths: Run folders, or logs as tab-separated text.
+        names: One name per path; default: the folder's or file's name, longer where two are alike.
+
+    Raises:
+        UsageError: If there is no path, or the number of names is not the number of paths.
+        CertifyError: If something cannot be read.
+    """
+    if not paths:
+        raise UsageError("at least one run folder or log is needed, got none")
+    if names and len(names) != len(paths):
+        raise UsageError(f"give one name per source, got {len(names)} for {len(paths)} sources")
+    sources = [read_source(path) for path in paths]
+    chosen = _distinct([clean_name(name) for name in names] if names else _short_names([s.path for s in sources]))
+    return [replace(s, certified=replace(s.certified, name=n)) for s, n in zip(sources, chosen, strict=True)]
+
+
+def read_source(path: Path | str) -> Source:
+    """Read one run folder or one log.
+
+    Raises:
+        CertifyError: If it is neither, is damaged, or is a folder of shards that were not merged.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return read_run_source(path)
+    if not path.is_file():
+        raise CertifyError(f"there is no run folder and no log at {path}")
+    if path.name == "certificates.tsv" and (path.parent / RUN_FILE).is_file():
+        # The export of a run: the folder also knows whether the run is whole, and a part must not pass for the whole.
+        return read_run_source(path.parent)
+    return Source(path, read_log(path))
+
+
+def read_run_source(folder: Path) -> Source:
+    """Read a run folder.
+
+    Raises:
+        CertifyError: If it is none, is damaged, holds no finished input, or holds shards that were not merged.
+    """
+    if not (folder / JOURNAL_FILE).exists() and (folder / "shards").is_dir():
+        raise CertifyError(f"{folder} holds the shards of a run that were not joined yet: run `certify merge {folder}` first")
+    run = read_run(folder)
+    if not run.rows:
+        raise CertifyError(f"{folder}: no input of this run is finished yet; repeat the command that made it to go on")
+    try:
+        certified = _from_run(run)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, CertifyError):
+            raise
+        raise CertifyError(f"{folder / RUN_FILE} is damaged: {type(error).__name__} {error}") from None
+    return Source(folder, certified, run)
+
+
+def law_text(law: dict[str, Any]) -> str:
+    """Return a law in words, from `SmoothingDistribution.describe`."""
+    parameters = {**law["parameters"], "sigma": law["sigma"]}
+    return f"{law['name']}({', '.join(f'{key}={value:g}' for key, value in parameters.items() if value is not None)})"
+
+
+def _from_run(run: Run) -> CertifiedSet:
+    identity, settings = run.identity, run.config["settings"]
+    law, estimator = identity["law"], identity["estimator"]
+    expected = (float(estimator["alpha"]), str(identity["norm"]), law)
+    for row in run.rows:
+        if (row.certificate.alpha, str(row.certificate.norm), row.certificate.law) != expected:
+            raise CertifyError(
+                f"{run.folder}: the certificate of input {row.index} has another alpha, norm or law than {RUN_FILE}; "
+                f"run `certify audit {run.folder}`"
+            )
+    shard = settings.get("shard")
+    return CertifiedSet(
+        name=run.folder.resolve().name,
+        idx=np.array([row.index for row in run.rows], dtype=np.int64),
+        label=np.array([row.label for row in run.rows], dtype=np.int64),
+        predict=np.array([row.predict for row in run.rows], dtype=np.int64),
+        radius=np.array([row.radius for row in run.rows], dtype=np.float64),
+        correct=np.array([row.correct for row in run.rows], dtype=np.bool_),
+        seconds=np.array([row.seconds for row in run.rows], dtype=np.float64),
+        kind="run",
+        # A folder may hold inputs beyond those that the latest command asked for; they belong to the run all the same.
+        planned=len(set(run.planned) | {row.index for row in run.rows}),
+        shard=None if shard is None or int(shard[1]) == 1 else (int(shard[0]), int(shard[1])),
+        sigma=None if law["sigma"] is None else float(law["sigma"]),
+        law=law_text(law),
+        norm=str(identity["norm"]),
+        alpha=float(estimator["alpha"]),
+        n0=int(estimator["n0"]),
+        n=int(estimator["n"]),
+        data_digest=str(identity["data_digest"]),
+    )
+
+
+def read_log(path: Path) -> CertifiedSet:
+    """Read a log in the format of Cohen et al. 2019: a header and one tab-separated row per input.
+
+    Columns `idx label predict radius correct time`, in any order and with others beside them. `time` is in seconds or as
+    H:MM:SS.ffffff; `predict` is -1 where abstained.
+
+    Raises:
+        CertifyError: If something cannot be read or contradicts itself; the message names file, line and column.
+    """
+    lines = _lines(path)
+    header = lines[0].split("\t")
+    missing = [column for column in TSV_COLUMNS if column not in header]
+    if missing:
+        raise CertifyError(
+            f"{path}, line 1: the header must name the columns {' '.join(TSV_COLUMNS)}, separated by tabs; it lacks "
+            f"{', '.join(missing)}"
+        )
+    if len(lines) == 1:
+        raise CertifyError(f"{path}: there is no row below the header")
+    rows: dict[int, dict[str, Any]] = {}
+    lines_of: dict[int, int] = {}
+    for number, line in enumerate(lines[1:], start=2):
+        row = _read_row(path, number, header, line)
+        index = row["idx"]
+        if index in rows:
+            raise CertifyError(
+                f"{path}, line {number}, column idx: each input must appear once, got {index} again (first in line "
+                f"{lines_of[index]})"
+            )
+        rows[index], lines_of[index] = row, number
+    ordered = [rows[index] for index in sorted(rows)]
+    return CertifiedSet(
+        name=path.stem,
+        idx=np.array([row["idx"] for row in ordered], dtype=np.int64),
+        label=np.array([row["label"] for row in ordered], dtype=np.int64),
+        predict=np.array([row["predict"] for row in ordered], dtype=np.int64),
+        radius=np.array([row["radius"] for row in ordered], dtype=np.float64),
+        correct=np.array([row["correct"] == 1 for row in ordered], dtype=np.bool_),
+        seconds=np.array([row["time"] for row in ordered], dtype=np.float64),
+    )
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise CertifyError(f"{path} is not a log: it is not UTF-8 text") from None
+    except OSError as error:
+        raise CertifyError(f"cannot read {path}: {error.strerror or error}") from error
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    while lines and not lines[-1].strip():
+        lines.pop()
+    if not lines:
+        raise CertifyError(f"{path} is empty: a log has a header and one row per input")
+    return lines
+
+
+def _read_row(path: Path, number: int, header: list[str], line: str) -> dict[str, Any]:
+    fields = line.split("\t")
+    if len(fields) != len(header):
+        # The first column that is absent, or the first that the header does not name.
+        column = header[len(fields)] if len(fields) < len(header) else str(len(header) + 1)
+        raise CertifyError(
+            f"{path}, line {number}, column {column}: a row must have {len(header)} tab-separated fields, got {len(fields)}"
+        )
+    row: dict[str, Any] = {}
+    for column, text in zip(header, fields, strict=True):
+        if column in _READERS:
+            rule, read = _READERS[column]
+            value = read(text.strip())
+            if value is None:
+                raise CertifyError(f"{path}, line {number}, column {column}: {rule} is expected, got {text[:40]!r}")
+            row[column] = value
+    if (row["correct"] == 1) != (row["predict"] == row["label"]):
+        raise CertifyError(
+            f"{path}, line {number}, column correct: it must be 1 exactly where predict equals label, got {row['correct']} "
+            f"for predict {row['predict']} and label {row['label']}"
+        )
+    if row["predict"] == ABSTAINED and row["radius"] != 0:
+        raise CertifyError(
+            f"{path}, line {number}, column radius: it must be 0 where predict is {ABSTAINED} (abstained), got {row['radius']}"
+        )
+    return row
+
+
+def _integer(text: str) -> int | None:
+    return int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else None
+
+
+def _natural(text: str) -> int | None:
+    value = _integer(text)
+    return value if value is not None and value >= 0 else None
+
+
+def _prediction(text: str) -> int | None:
+    value = _integer(text)
+    return value if value is not None and value >= ABSTAINED else None
+
+
+def _bit(text: str) -> int | None:
+    return {"0": 0, "1": 1}.get(text)
+
+
+def _amount(text: str) -> float | None:
+    if not re.fullmatch(r"\+?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?", text):
+        return None
+    value = float(text)
+    return value if np.isfinite(value) else None
+
+
+def _seconds(text: str) -> float | None:
+    # str(datetime.timedelta), as the published code prints it: "0:00:13.736080", beyond a day "1 day, 0:00:13".
+    clock = re.fullmatch(r"(?:([0-9]{1,6}) days?, )?([0-9]{1,6}):([0-5][0-9]):([0-5][0-9](?:\.[0-9]*)?)", text)
+    if clock is None:
+        return _amount(text)
+    days, hours, minutes, seconds = clock.groups()
+    return 86400.0 * int(days or 0) + 3600.0 * int(hours) + 60.0 * int(minutes) + float(seconds)
+
+
+_READERS: dict[str, tuple[str, Callable[[str], int | float | None]]] = {
+    "idx": ("an integer of at least 0", _natural),
+    "label": ("an integer of at least 0", _natural),
+    "predict": (f"an integer of at least 0, or {ABSTAINED} for abstained,", _prediction),
+    "radius": ("a finite number of at least 0", _amount),
+    "correct": ("0 or 1", _bit),
+    "time": ("a number of seconds or H:MM:SS", _seconds),
+}
+
+
+def clean_name(name: str) -> str:
+    """Return a name fit for one line of a table or legend: printable, without line breaks, at most 80 characters."""
+    text = " ".join("".join(c if c.isprintable() else " " for c in name).split())
+    return (text if len(text) <= 80 else f"{text[:79]}…") or "unnamed"
+
+
+def _short_names(paths: Sequence[Path]) -> list[str]:
+    """Name each source by as few trailing parts of its path as tell it from the others."""
+    resolved = [path.resolve() for path in paths]
+    parts = [(*path.parts[:-1], path.name if path.is_dir() else path.stem) for path in resolved]
+    for length in range(1, max(map(len, parts))):
+        names = ["/".join(p[-length:]) for p in parts]
+        if len(set(names)) == len(names):
+            return [clean_name(name) for name in names]
+    return [clean_name(p[-1]) for p in parts]
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """Number the names that occur more than once."""
+    seen: dict[str, int] = {}
+    result = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        result.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return result

@@ -1,0 +1,135 @@
+"""Numbers and sentences as reports show them: how they are rounded, and what they claim.
+
+Rounding: one input's radius is a claim and goes down. Shares and means are statistics and go to the nearest digit, as the
+field prints them (an ACR of .42888 is published as .4289), except that a share is never shown as 100.0 unless it is all.
+Interval ends go outwards. Files for machines (CSV, JSON) hold the unrounded numbers.
+"""
+
+from collections.abc import Sequence
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
+
+from certify.metrics import CertifiedSet, Mean, Share
+
+ENVELOPE_CAVEAT = (
+    "The envelope is the best of several smoothed classifiers at each radius: it takes all of these runs, and it is not the "
+    "certified accuracy of any one classifier. Choosing the noise level per input would spend alpha once per level."
+)
+
+LOG_CAVEAT = (
+    "a log holds neither votes nor settings: its claim, noise, n and alpha are not recorded in the file, nor is the number of "
+    "inputs that were planned; its columns are taken as they are"
+)
+
+
+def percent(share: Share) -> str:
+    """Return a share in percent, to the nearest tenth from the exact fraction; 100.0 only if it is all."""
+    tenths = Decimal(1000 * share.count) / Decimal(share.total)
+    rounded = tenths.quantize(Decimal(1), rounding=ROUND_HALF_EVEN)
+    return f"{min(rounded, Decimal(999)) / 10:.1f}" if share.count < share.total else "100.0"
+
+
+def percent_interval(share: Share) -> str:
+    """Return the interval of a share in percent, rounded outwards."""
+    return f"{_percent(share.low, ROUND_FLOOR)}–{_percent(share.high, ROUND_CEILING)}"
+
+
+def percent_bound(value: float) -> str:
+    """Return a lower bound in percent, rounded down."""
+    return _percent(value, ROUND_FLOOR)
+
+
+def mean_text(mean: Mean) -> str:
+    """Return a mean to the nearest fourth digit."""
+    return _fixed(mean.value, 4, ROUND_HALF_EVEN)
+
+
+def mean_interval(mean: Mean) -> str:
+    """Return the interval of a mean to four digits, rounded outwards; "-" where there is none."""
+    if mean.low is None or mean.high is None:
+        return "-"
+    return f"{_fixed(mean.low, 4, ROUND_FLOOR)}–{_fixed(mean.high, 4, ROUND_CEILING)}"
+
+
+def signed(value: float) -> str:
+    """Return a difference to the nearest fourth digit, with its sign."""
+    return f"{value:+.4f}"
+
+
+def p_text(p_value: float | None) -> str:
+    """Return a p-value in three digits, rounded up; "-" where there is none."""
+    if p_value is None:
+        return "-"
+    if p_value < 1e-4:
+        return "< 0.0001"
+    return _fixed(p_value, 4, ROUND_CEILING)
+
+
+def number(value: float) -> str:
+    """Return a radius or parameter that the user chose, in its shortest text."""
+    return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+
+
+def confidence_text(confidence: float) -> str:
+    """Return a confidence in percent."""
+    return f"{100 * confidence:g} %"
+
+
+def marked_name(certified: CertifiedSet) -> str:
+    """Return the name, with the notice where the set is not whole: what every table shows."""
+    return certified.name if certified.notice is None else f"{certified.name} ({certified.notice})"
+
+
+def alpha_sentence(certified: CertifiedSet) -> str:
+    """Say how likely the certificates are to be false: per input, and over all inputs."""
+    if certified.alpha is None:
+        return f"{certified.name}: alpha is not recorded; {LOG_CAVEAT}."
+    inputs, alpha = len(certified), certified.alpha
+    expected = Decimal(repr(alpha)) * inputs
+    union = f"; the probability that any is false is at most {expected.normalize():f}" if expected < 1 else ""
+    return (
+        f"{certified.name}: per input, a certificate is false with probability at most alpha = {alpha:g}, over the noise; over "
+        f"all {inputs} inputs, at most N alpha = {expected.normalize():f} false ones are expected{union}."
+    )
+
+
+def inputs_text(certified: CertifiedSet) -> str:
+    """Return how many inputs the numbers are over, and of how many."""
+    if certified.planned is not None and len(certified) < certified.planned:
+        return f"{len(certified)} of {certified.planned}"
+    return str(len(certified))
+
+
+def norm_text(sets: Sequence[CertifiedSet]) -> str:
+    """Return the norm that the sets share, or "" where none records one."""
+    return next((certified.norm for certified in sets if certified.norm is not None), "")
+
+
+def table_caption(sets: Sequence[CertifiedSet]) -> str:
+    """Say what the cells of the table are."""
+    norm = norm_text(sets)
+    radius = f"{norm} radius" if norm else "radius (the logs name no norm)"
+    if any(not certified.complete for certified in sets):
+        over = "all test inputs (only the finished ones where a source is marked as a part)"
+    else:
+        over = "all test inputs"
+    return (
+        f"Certified accuracy in % at r: the share of {over} with the right class and a certified {radius} of at least r, in "
+        "input units. An input that is wrong or abstained counts as not certified. ACR is the mean radius over the same "
+        "inputs, 0 where wrong or abstained."
+    )
+
+
+def interval_caption(confidence: float) -> str:
+    """Say what the intervals are."""
+    return (
+        f"{confidence_text(confidence)} confidence intervals over the inputs, each by itself: exact (Clopper-Pearson) for "
+        "shares, Student's t for ACR. They take the certificates as true; alpha is stated apart."
+    )
+
+
+def _percent(value: float, rounding: str) -> str:
+    return str((Decimal(value) * 100).quantize(Decimal("0.1"), rounding=rounding))
+
+
+def _fixed(value: float, digits: int, rounding: str) -> str:
+    return str(Decimal(value).quantize(Decimal(1).scaleb(-digits), rounding=rounding))

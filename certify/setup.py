@@ -1,0 +1,233 @@
+"""From what was asked for to a run that is fully decided: model, data, law and settings, checked before anything starts."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from certify.datasets import load_dataset
+from certify.datasets.selection import parse_shard, select_indices
+from certify.errors import UsageError
+from certify.models import load_model
+from certify.models.base import LoadedModel
+from certify.runner import RunPlan, check_same_shape
+from smoothing.distributions.base import SmoothingDistribution
+from smoothing.distributions.table import LAWS, make_law
+from smoothing.estimators.fixed import FixedEstimator
+from smoothing.forward import ForwardSettings
+from smoothing.noise import check_seed
+from smoothing.threat import Norm
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What a user asks for; None means "take it from the model" or "the default".
+
+    Attributes:
+        model: MODEL, as on the command line.
+        data: Data set name or path.
+        data_root: Folder of the data sets.
+        split: "test" or "train".
+        noise: Name of the law; default: the one that the model was trained with.
+        parameters: The law's parameters by name, for instance {"sigma": 0.5}; those that are None count as not given.
+        norm: Norm of the certificates.
+        convert_from: Norm to prove the radius in before it is converted to `norm`.
+        n0: Selection votes.
+        n: Estimation votes.
+        alpha: Error probability per input.
+        seed: Seed of the noise.
+        batch_size: Rows of a forward pass; default 256 on CPUs, 1024 on GPUs.
+        precision: "fp32", "bf16" or "fp16".
+        channels_last: NHWC memory for image batches.
+        compile: Use `torch.compile`.
+        device: For instance "cpu" or "cuda"; default: CUDA where there is one.
+        stride: Certify every stride-th input.
+        skip: Leave out the first inputs.
+        maximum: Certify at most this many.
+        indices: Certify these, for instance "0,5,10-20".
+        shard: "i/n" or "auto".
+        num_classes: Number of classes, for models that do not say.
+        architecture: Architecture of a plain state dict.
+        trust_pickle: Unpickle model files that need it.
+        out: Run folder.
+        command: The command line, for the record.
+    """
+
+    model: str
+    data: str
+    data_root: Path | None = None
+    split: str = "test"
+    noise: str | None = None
+    parameters: tuple[tuple[str, float | None], ...] = ()
+    norm: str = "l2"
+    convert_from: str | None = None
+    n0: int = 100
+    n: int = 100_000
+    alpha: float = 0.001
+    seed: int = 0
+    batch_size: int | None = None
+    precision: str = "fp32"
+    channels_last: bool = True
+    compile: bool = False
+    device: str | None = None
+    stride: int = 1
+    skip: int = 0
+    maximum: int | None = None
+    indices: str | None = None
+    shard: str | None = None
+    num_classes: int | None = None
+    architecture: str | None = None
+    trust_pickle: bool = False
+    out: Path = Path("runs/latest")
+    command: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A decided run, and what the user should be told about how it was decided."""
+
+    plan: RunPlan
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def prepare(options: RunOptions, environ: dict[str, str]) -> Prepared:
+    """Load model and data, settle the law, and check that everything fits together.
+
+    Cheap checks come first, so that a typo in a norm is not found after a minute of loading.
+
+    Raises:
+        UsageError: If an option is unknown or out of range.
+        ModelError: If the model cannot be loaded or does not fit.
+        DatasetError: If the data cannot be loaded or do not fit.
+        UnsupportedNormError: If no radius is proved for the norm.
+    """
+    norm = Norm.parse(options.norm)
+    convert_from = None if options.convert_from is None else Norm.parse(options.convert_from)
+    estimator = FixedEstimator(options.n0, options.n, options.alpha)
+    check_seed(options.seed)
+    device = pick_device(options.device)
+    forward = ForwardSettings(
+        options.batch_size if options.batch_size is not None else (256 if device.type == "cpu" else 1024),
+        options.precision,
+        options.channels_last,
+        options.compile,
+    )
+    if options.noise is not None:
+        # Tried on a small shape: name, parameters and norm are checked before anything is loaded.
+        trial = make_law(options.noise, (1,), **_given(options))
+        trial.require_norm(norm if convert_from is None else convert_from)
+    shard, shard_note = (None, None)
+    if options.shard is not None:
+        position, count, shard_note = parse_shard(options.shard, environ)
+        shard = (position, count)
+    model = load_model(
+        options.model,
+        num_classes=options.num_classes,
+        trust_pickle=options.trust_pickle,
+        architecture=options.architecture,
+    )
+    data = load_dataset(options.data, root=options.data_root, split=options.split, transform=model.transform)
+    law, warnings = settle_law(options, model, check_same_shape(data))
+    selected = select_indices(
+        len(data), stride=options.stride, skip=options.skip, maximum=options.maximum, indices=options.indices
+    )
+    indices = selected if shard is None else selected[shard[0] :: shard[1]]
+    if not indices:
+        raise UsageError(f"the selection leaves no input of the {len(data)} in {data.name}: check --stride, --max, --shard")
+    out = options.out if shard is None else options.out / "shards" / f"{shard[0]}-of-{shard[1]}"
+    settings: dict[str, Any] = {
+        "model": options.model,
+        "data": options.data,
+        "data_root": None if options.data_root is None else str(options.data_root),
+        "indices": list(indices),
+        "selected": list(selected),
+        "data_size": len(data),
+        "class_names": list(data.class_names),
+        "shard": None if shard is None else list(shard),
+        "command": list(options.command),
+        "trust_pickle": options.trust_pickle,
+        "architecture": options.architecture,
+        "num_classes": options.num_classes,
+        "grid": data.grid,
+        "model_description": model.description,
+        "model_noise": None if model.noise is None else {"name": model.noise.name, "parameters": model.noise.parameters},
+    }
+    plan = RunPlan(
+        model=model,
+        data=data,
+        indices=tuple(indices),
+        law=law,
+        norm=norm,
+        convert_from=None if convert_from is norm else convert_from,
+        estimator=estimator,
+        seed=options.seed,
+        forward=forward,
+        device=device,
+        out=out,
+        settings=settings,
+    )
+    plan.check()
+    notes = () if shard_note is None else (shard_note,)
+    return Prepared(plan, notes, tuple(warnings))
+
+
+def settle_law(
+    options: RunOptions, model: LoadedModel, shape: tuple[int, ...]
+) -> tuple[SmoothingDistribution, list[str]]:
+    """Return the law over `shape`: what was asked for, else what the model was trained with, with warnings to print.
+
+    Raises:
+        UsageError: If neither says.
+        InvalidArgumentError: If a parameter is unknown or out of range.
+    """
+    trained = model.noise
+    name = options.noise or (trained.name if trained is not None else None)
+    if name is None:
+        raise UsageError(
+            f"{options.model} does not say which noise it was trained with: give --noise ({', '.join(sorted(LAWS))}) "
+            "and --sigma"
+        )
+    given = _given(options)
+    if not given and trained is not None and trained.name == name:
+        given = dict(trained.parameters)
+    law = make_law(name, shape, **given)
+    warnings = []
+    if trained is None:
+        warnings.append("the model does not say that it was trained with noise: expect small radii")
+    else:
+        expected = make_law(trained.name, shape, **trained.parameters)
+        if expected.identity != law.identity:
+            warnings.append(
+                f"the model was trained with {_text(expected)}, but is certified with {_text(law)}: "
+                "sound, but usually weaker"
+            )
+    return law, warnings
+
+
+def pick_device(name: str | None) -> torch.device:
+    """Return the device that `name` names; by default CUDA where there is one.
+
+    Raises:
+        UsageError: If the name is unknown or the device is not there.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"device must be cpu, cuda or cuda:N, got device={name!r}") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"device must be cpu, cuda or cuda:N, got device={name!r}")
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        raise UsageError(f"device {name!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices; use --device cpu")
+    return device
+
+
+def _given(options: RunOptions) -> dict[str, float]:
+    return {key: value for key, value in options.parameters if value is not None}
+
+
+def _text(law: SmoothingDistribution) -> str:
+    return f"{law.name} noise of sigma {law.sigma:g}"

@@ -1,0 +1,9 @@
+"""Denoisers before a frozen classifier (denoised smoothing, Salman et al. 2020).
+
+A denoiser takes and returns pixels in [0, 1], so that a classifier that was never trained with noise can be smoothed:
+the certificate is for the pair. This floor imports `smoothing` only.
+"""
+
+from denoisers.base import DenoisedClassifier, Denoiser
+
+__all__ = ["DenoisedClassifier", "Denoiser"]

@@ -1,0 +1,36 @@
+"""Randomized smoothing: laws of noise, proved radii, the Monte Carlo engine, smoothed classifiers and their training."""
+
+from smoothing.certificate import Certificate
+from smoothing.distributions import Gaussian, Laplace, SmoothingDistribution, Uniform
+from smoothing.errors import ClassifierError, InvalidArgumentError, SmoothingError, UnsupportedNormError
+from smoothing.estimators import Estimate, Estimator, FixedEstimator, Phase, Status
+from smoothing.forward import ForwardSettings
+from smoothing.smoothed import SmoothedClassifier
+from smoothing.threat import Norm, ThreatModel, convert_radius
+from smoothing.votes import BatchingEngine, Classifier, VoteRequest, VoteSource
+
+__all__ = [
+    "BatchingEngine",
+    "Certificate",
+    "Classifier",
+    "ClassifierError",
+    "Estimate",
+    "Estimator",
+    "FixedEstimator",
+    "ForwardSettings",
+    "Gaussian",
+    "InvalidArgumentError",
+    "Laplace",
+    "Norm",
+    "Phase",
+    "SmoothedClassifier",
+    "SmoothingDistribution",
+    "SmoothingError",
+    "Status",
+    "ThreatModel",
+    "Uniform",
+    "UnsupportedNormError",
+    "VoteRequest",
+    "VoteSource",
+    "convert_radius",
+]

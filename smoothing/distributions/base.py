@@ -1,0 +1,232 @@
+"""The base of every smoothing law: what is sampled, how likely it is, and which radius a vote share proves."""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, overload
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64
+from numpy import ndarray
+from torch import Tensor
+
+from smoothing.errors import InvalidArgumentError, UnsupportedNormError
+from smoothing.rounding import complement_down, down, up
+from smoothing.threat import Norm
+
+FLOAT_NOISE_CAVEAT = (
+    "noise is drawn and added in floating point: the rounding of x + noise, the finite resolution of the generator and "
+    "the truncation of its tails are not covered by the proof"
+)
+
+
+@dataclass(frozen=True)
+class SmoothingDistribution(ABC):
+    """A law of the noise z in g(x) = argmax_c P(f(x + z) = c), with the radii that it proves.
+
+    A family is one frozen dataclass with `shape` first and then exactly one of `sigma` and the family's own scale; the
+    other is derived. A subclass writes `_sample_unit`, `log_density` and one radius formula per norm, and is then usable
+    everywhere; `smoothing.testing.check_distribution` tries it against Neyman-Pearson attacks.
+
+    Attributes:
+        shape: Event shape, for instance (3, 32, 32).
+        sigma: sqrt(E ||z||_2^2 / d), the per-coordinate standard deviation in input units.
+        norms: Norms with a proved radius of this law's own.
+    """
+
+    shape: tuple[int, ...]
+
+    name: ClassVar[str]
+    """The law's name on the command line."""
+
+    norms: ClassVar[frozenset[Norm]]
+    """Norms with a proved radius of this law's own."""
+
+    scale_name: ClassVar[str]
+    """Name of the family's own scale parameter."""
+
+    method: ClassVar[str]
+    """How the radii are computed, in one line for people."""
+
+    reference: ClassVar[str]
+    """The papers and theorems behind the radii."""
+
+    sigma: float | None = None
+
+    @property
+    def dimension(self) -> int:
+        """d, the number of coordinates."""
+        return math.prod(self.shape)
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """The parameters that define the law apart from its shape: enough to build it again, exactly."""
+        return {self.scale_name: float(getattr(self, self.scale_name))}
+
+    @property
+    def identity(self) -> str:
+        """Text that is equal for equal laws and different for different ones; part of the key of the noise.
+
+        Floats are written in hexadecimal: exact, and the same on every platform.
+        """
+        inner = ",".join(f"{key}={value.hex()}" for key, value in sorted(self.parameters.items()))
+        return f"{self.name}({'x'.join(map(str, self.shape))};{inner})"
+
+    @abstractmethod
+    def sample(
+        self,
+        n: int,
+        *,
+        generator: torch.Generator,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Float[Tensor, "n *shape"]:
+        """Draw `n` independent noise vectors, [n, *shape], in input units.
+
+        Args:
+            n: Number of vectors, at least 0.
+            generator: Source of randomness; its device must be `device`.
+            device: Where to draw; default: the generator's device.
+            dtype: Floating dtype of the result.
+        """
+
+    def perturb(
+        self, x: Float[Tensor, "*shape"], n: int, *, generator: torch.Generator
+    ) -> Float[Tensor, "n *shape"]:
+        """Return `n` independent noisy copies of one input `x`; all that the Monte Carlo engine calls.
+
+        The default adds `sample`; a law whose noise depends on the input (random replacement, rounding) overrides it.
+        """
+        return self.sample(n, generator=generator, device=x.device, dtype=x.dtype).add_(x)
+
+    @abstractmethod
+    def log_density(self, noise: Float[Tensor, "n *shape"]) -> Float64[Tensor, " n"]:
+        """Return log q(z) for each noise vector, float64, normalised; -inf outside the support."""
+
+    @abstractmethod
+    def _one_sided_radius(self, q_upper: Float64[ndarray, "..."], norm: Norm) -> Float64[ndarray, "..."]:
+        """Return the radius for 1 - p_A <= q_upper and the runner-up bounded by all of 1 - p_A; not yet rounded.
+
+        The caller guarantees 0 <= q_upper <= 1/2, and rounds the result down. The formula must be accurate in float64 to
+        better than `rounding.FORMULA_SLACK` for every such q_upper, and give the proved limit at 0.
+        """
+
+    @overload
+    def radius(
+        self, p_lower: float, norm: Norm | str, *, q_upper: float | None = ..., rival_upper: float | None = ...
+    ) -> float: ...
+    @overload
+    def radius(
+        self,
+        p_lower: Float[ndarray, "..."],
+        norm: Norm | str,
+        *,
+        q_upper: Float[ndarray, "..."] | float | None = ...,
+        rival_upper: Float[ndarray, "..."] | float | None = ...,
+    ) -> Float64[ndarray, "..."]: ...
+    def radius(
+        self,
+        p_lower: float | Float[ndarray, "..."],
+        norm: Norm | str,
+        *,
+        q_upper: Float[ndarray, "..."] | float | None = None,
+        rival_upper: Float[ndarray, "..."] | float | None = None,
+    ) -> float | Float64[ndarray, "..."]:
+        """Return the radius certified by a top-class probability of at least `p_lower`, rounded down.
+
+        Args:
+            p_lower: Lower bound on the top-class probability, in [0, 1]; scalar or array.
+            norm: Norm of the perturbation; must be in `self.norms`.
+            q_upper: Upper bound on 1 - p. float64 cannot resolve p near 1 (1 - 1e-17 is 1.0), so certification always
+                passes it; default: 1 - p_lower, which is exact for p_lower in [1/2, 1].
+            rival_upper: Upper bound on the runner-up's probability; default: all of 1 - p.
+
+        Returns:
+            Radius in input units, float64, same shape as the broadcast arguments; 0.0 where nothing is proved. At
+            q_upper = 0 the proved limit: infinite for an unbounded law, finite for a bounded one.
+
+        Raises:
+            UnsupportedNormError: If no radius is proved for `norm`.
+            InvalidArgumentError: If a probability is outside [0, 1] or NaN.
+
+        Reference: Yang et al. 2020, the differential method, applied to both classes: per unit of distance no region's
+        probability p changes by more than Phi(p), so G of it changes by at most 1, and the top class leads until
+        G(p_A) and G(p_B) have met.
+        """
+        norm = self.require_norm(norm)
+        p = _probability("p_lower", p_lower)
+        q = 1.0 - p
+        if q_upper is not None:
+            # It replaces 1 - p: where p_lower was rounded to 1.0, the smaller of the two would be 0.
+            q = _probability("q_upper", q_upper)
+            p = np.maximum(p, complement_down(q))
+        rival = q if rival_upper is None else np.minimum(q, _probability("rival_upper", rival_upper))
+        p, q, rival = np.broadcast_arrays(p, q, rival)
+        # Every law here is even, so that the growth function G(p) = sign(p - 1/2) int dp / Phi of the differential
+        # method is odd about 1/2 and R = (G(p_A) - G(p_B)) / 2: the mean of two one-sided radii, rounded before the
+        # difference is taken (p_A and p_B may be close, and cancellation would eat a relative allowance).
+        with np.errstate(invalid="ignore"):  # p = 0 against p_B = 0 is inf - inf; the next line gives it radius 0
+            result = 0.5 * (self._growth(p, q, norm) + self._growth(1.0 - rival, rival, norm))
+        result = np.where(rival < p, np.maximum(result, 0.0), 0.0)
+        return float(result) if result.ndim == 0 else result
+
+    def _growth(
+        self, p: Float64[ndarray, "..."], q: Float64[ndarray, "..."], norm: Norm
+    ) -> Float64[ndarray, "..."]:
+        """Return a lower bound on G(p), the odd extension of the one-sided radius; q is 1 - p, both at full precision.
+        """
+        with np.errstate(divide="ignore"):
+            above = down(np.asarray(self._one_sided_radius(np.minimum(q, 0.5), norm), dtype=np.float64))
+            # From p itself: 1 - q has lost the digits of a small p.
+            below = up(np.asarray(self._one_sided_radius(np.minimum(p, 0.5), norm), dtype=np.float64))
+        return np.where(q < 0.5, above, -below)
+
+    def require_norm(self, norm: Norm | str) -> Norm:
+        """Return the parsed norm, or raise `UnsupportedNormError` with the list of norms that are proved."""
+        norm = Norm.parse(norm)
+        if norm not in self.norms:
+            proved = ", ".join(sorted(n.value for n in self.norms))
+            raise UnsupportedNormError(
+                f"no radius is proved for {self.name} noise in norm {norm}; proved norms: {proved} "
+                "(a radius in one of them can be converted explicitly, see smoothing.threat.convert_radius)"
+            )
+        return norm
+
+    def _settle_scale(self, sigma_per_scale: float) -> None:
+        """Fill in whichever of `sigma` and the family's own scale was not given; check shape and values."""
+        if not self.shape or any(size < 1 for size in self.shape):
+            raise InvalidArgumentError(f"shape must name at least one axis, each of size 1 or more, got shape={self.shape}")
+        object.__setattr__(self, "shape", tuple(int(size) for size in self.shape))
+        given = {key: getattr(self, key) for key in ("sigma", self.scale_name) if getattr(self, key) is not None}
+        if len(given) != 1 and self.scale_name != "sigma":
+            raise InvalidArgumentError(
+                f"{self.name} takes exactly one of sigma and {self.scale_name}, got {given if given else 'neither'}"
+            )
+        if not given:
+            raise InvalidArgumentError(f"{self.name} needs sigma, got none")
+        (key, value), *_ = given.items()
+        if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+            raise InvalidArgumentError(f"{key} must be a number, got {key}={value!r}")
+        if not (math.isfinite(value) and value > 0):
+            raise InvalidArgumentError(f"{key} must be positive and finite, got {key}={value}")
+        scale = float(value) if key != "sigma" else float(value) / sigma_per_scale
+        object.__setattr__(self, "sigma", float(value) if key == "sigma" else float(value) * sigma_per_scale)
+        if self.scale_name != "sigma":
+            object.__setattr__(self, self.scale_name, scale)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the law as JSON-ready data: name, shape, sigma and exact parameters."""
+        return {"name": self.name, "shape": list(self.shape), "sigma": self.sigma, "parameters": self.parameters}
+
+    @classmethod
+    def parameter_names(cls) -> tuple[str, ...]:
+        """Names of the parameters that the constructor takes after `shape`."""
+        return tuple(field.name for field in fields(cls) if field.name != "shape")
+
+
+def _probability(name: str, value: Any) -> Float64[ndarray, "..."]:
+    array = np.asarray(value, dtype=np.float64)
+    if not bool(np.all((array >= 0.0) & (array <= 1.0))):
+        raise InvalidArgumentError(f"{name} must be in [0, 1] and not NaN, got {name}={value}")
+    return array

@@ -1,0 +1,191 @@
+"""The smoothed classifier g(x) = argmax_c P(f(x + z) = c): predictions and certificates."""
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from smoothing.certificate import Certificate, issue_certificate
+from smoothing.distributions.base import SmoothingDistribution
+from smoothing.driver import drive
+from smoothing.errors import InvalidArgumentError
+from smoothing.estimators.base import Estimator, Phase, State
+from smoothing.estimators.fixed import FixedEstimator
+from smoothing.forward import ForwardSettings
+from smoothing.noise import NOISE_VERSION
+from smoothing.statistics.binomial import check_alpha
+from smoothing.statistics.rank import rank_test
+from smoothing.threat import Norm
+from smoothing.votes import BatchingEngine, Classifier, VoteRequest
+
+_IN_FLIGHT = 64
+"""Inputs whose states are kept open together; enough to fill batches, few enough to stay small."""
+
+
+class SmoothedClassifier:
+    """A base classifier under noise.
+
+    Args:
+        classifier: Callable from [batch, *shape] to scores [batch, classes] or integer labels [batch]; normalisation
+            happens inside it. An `nn.Module` is put in eval mode while votes are counted.
+        distribution: The law of the noise, over the shape of one input.
+        num_classes: K, at least 2.
+        batch_size: Rows of every forward pass.
+        device: Where to run; default: where the classifier is.
+        precision: "fp32", "bf16" or "fp16"; the certificate is for the classifier at this precision.
+        channels_last: Use NHWC memory for image batches.
+        compile: Run the classifier through `torch.compile`.
+
+    Raises:
+        InvalidArgumentError: If an argument is out of range.
+
+    Reference: Cohen, Rosenfeld, Kolter 2019; Yang et al. 2020 for laws beyond the Gaussian.
+
+    Example:
+        >>> import torch
+        >>> from smoothing import Gaussian, SmoothedClassifier
+        >>> halfspace = lambda x: torch.stack([x.sum(1), -x.sum(1)], 1)
+        >>> smoothed = SmoothedClassifier(halfspace, Gaussian((2,), sigma=0.5), num_classes=2)
+        >>> [certificate] = smoothed.certify(torch.tensor([[0.5, 0.5]]), n=10_000)
+        >>> certificate.prediction, 0.6 < certificate.radius < 0.7072
+        (0, True)
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        distribution: SmoothingDistribution,
+        num_classes: int,
+        *,
+        batch_size: int = 256,
+        device: torch.device | str | None = None,
+        precision: str = "fp32",
+        channels_last: bool = False,
+        compile: bool = False,  # noqa: A002 - the name that torch uses
+    ) -> None:
+        self.classifier = classifier
+        self.distribution = distribution
+        self.num_classes = num_classes
+        self.device = device
+        self.settings = ForwardSettings(batch_size, precision, channels_last, compile)
+        self._engine(torch.zeros((0, *distribution.shape)), [], seed=0)
+
+    def certify(
+        self,
+        x: Float[Tensor, "batch *shape"],
+        norm: Norm | str = "l2",
+        n0: int = 100,
+        n: int = 100_000,
+        alpha: float = 0.001,
+        seed: int = 0,
+        estimator: Estimator | None = None,
+        indices: Sequence[int] | None = None,
+    ) -> list[Certificate]:
+        """Certify each input; every certificate fails with probability at most `alpha` over the noise.
+
+        Args:
+            x: Inputs, [batch, *shape], before any normalisation.
+            norm: Norm of the perturbation; the law must have a proved radius in it.
+            n0: Selection votes.
+            n: Estimation votes.
+            alpha: One-sided error probability per input.
+            seed: Seed of the noise. Certifying again with other seeds until a radius pleases multiplies alpha.
+            estimator: Policy over votes; default `FixedEstimator(n0, n, alpha)`, and then n0, n, alpha are its own.
+            indices: Keys of the inputs' noise, distinct (their indices in the data set); default: a hash of the input.
+
+        Returns:
+            One certificate per input, in order.
+
+        Raises:
+            InvalidArgumentError: If an argument is out of range.
+            UnsupportedNormError: If no radius is proved for the norm.
+            ClassifierError: If the classifier's output cannot be read.
+        """
+        norm = self.distribution.require_norm(norm)
+        policy = estimator or FixedEstimator(n0, n, alpha)
+        keys = self._keys(x, indices)
+        engine = self._engine(x, keys, seed)
+        certificates: dict[int, Certificate] = {}
+        distinct = list(dict.fromkeys(keys))
+        for first in range(0, len(distinct), _IN_FLIGHT):
+            states: dict[int, State] = {key: policy.start() for key in distinct[first : first + _IN_FLIGHT]}
+            for _ in drive(engine, states):
+                pass
+            for key, state in states.items():
+                certificates[key] = issue_certificate(
+                    state.result(),
+                    self.distribution,
+                    norm,
+                    index=key,
+                    seed=seed,
+                    noise_version=NOISE_VERSION,
+                    precision=self.settings.precision,
+                )
+        return [certificates[key] for key in keys]
+
+    def predict(
+        self,
+        x: Float[Tensor, "batch *shape"],
+        n: int = 1_000,
+        alpha: float = 0.001,
+        seed: int = 0,
+        indices: Sequence[int] | None = None,
+    ) -> list[int | None]:
+        """Return g(x) for each input, or None where the votes do not prove it at level `alpha`.
+
+        Args:
+            x: Inputs, [batch, *shape].
+            n: Votes per input.
+            alpha: Probability of returning a class other than g(x), per input.
+            seed: Seed of the noise.
+            indices: Keys of the inputs' noise; see `certify`.
+
+        Raises:
+            InvalidArgumentError: If an argument is out of range.
+            ClassifierError: If the classifier's output cannot be read.
+
+        Reference: PREDICT of Cohen et al. 2019, by the rank verification of Hung and Fithian 2019.
+        """
+        check_alpha(alpha)
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+            raise InvalidArgumentError(f"n must be an integer of at least 1, got n={n!r}")
+        keys = self._keys(x, indices)
+        requests = [VoteRequest(key, Phase.PREDICT, 0, n) for key in dict.fromkeys(keys)]
+        classes = {
+            request.index: rank_test(counts, alpha) for request, counts in self._engine(x, keys, seed).votes(requests)
+        }
+        return [classes[key] for key in keys]
+
+    def _engine(self, x: Tensor, keys: Sequence[int], seed: int) -> BatchingEngine:
+        rows = {key: row for row, key in enumerate(keys)}
+        return BatchingEngine(
+            self.classifier,
+            self.distribution,
+            self.num_classes,
+            lambda key: x[rows[key]],
+            settings=self.settings,
+            device=self.device,
+            seed=seed,
+        )
+
+    def _keys(self, x: Tensor, indices: Sequence[int] | None) -> list[int]:
+        if tuple(x.shape[1:]) != self.distribution.shape:
+            raise InvalidArgumentError(
+                f"x must have shape (batch, {', '.join(map(str, self.distribution.shape))}), got {tuple(x.shape)}"
+            )
+        if not bool(torch.isfinite(x).all()):
+            raise InvalidArgumentError("x must be finite, got an input with NaN or infinity")
+        if indices is None:
+            # A position in a batch would give different inputs the same noise from call to call; their content does not.
+            rows = x.detach().to(device="cpu", dtype=torch.float32).contiguous().numpy()
+            return [int.from_bytes(hashlib.sha256(row.tobytes()).digest()[:8], "big") >> 1 for row in rows]
+        keys = [int(index) for index in indices]
+        if len(keys) != len(x) or len(set(keys)) != len(keys) or any(key < 0 for key in keys):
+            raise InvalidArgumentError(
+                f"indices must be {len(x)} distinct integers of at least 0, one per input, got {list(indices)[:10]}"
+            )
+        return keys
+
+

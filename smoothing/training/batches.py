@@ -1,0 +1,94 @@
+"""Examples in memory -> shuffled batches on the training device."""
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from smoothing.errors import InvalidArgumentError
+from smoothing.training.objective import Batch
+from smoothing.training.randomness import seeded_generator
+
+Transform = Callable[[Tensor, torch.Generator], Tensor]
+"""Augmentation of clean batches before any noise, such as `CropFlip`."""
+
+
+def as_inputs(
+    images: Float[Tensor, "n *shape"] | UInt8[Tensor, "n *shape"], device: torch.device
+) -> Float[Tensor, "n *shape"]:
+    """Return images as float32 inputs on `device`: 8-bit ones divided by 255, floating ones as they are."""
+    moved = images.to(device, non_blocking=True)
+    return moved.to(torch.float32).div_(255.0) if images.dtype == torch.uint8 else moved.to(torch.float32)
+
+
+def check_examples(images: Tensor, labels: Tensor, shape: tuple[int, ...]) -> None:
+    """Check that images and labels can be trained on.
+
+    Raises:
+        InvalidArgumentError: If a dtype, a shape or a label is not as it has to be.
+    """
+    if not (images.dtype == torch.uint8 or images.is_floating_point()):
+        raise InvalidArgumentError(f"images must be uint8 or floating, got dtype {images.dtype}")
+    if tuple(images.shape[1:]) != shape:
+        raise InvalidArgumentError(f"images must have the law's shape {shape}, got {tuple(images.shape[1:])}")
+    if len(images) == 0:
+        raise InvalidArgumentError("there must be at least one image, got none")
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise InvalidArgumentError(f"labels must be integers, got dtype {labels.dtype}")
+    if tuple(labels.shape) != (len(images),):
+        raise InvalidArgumentError(f"labels must be one per image, got {tuple(labels.shape)} for {len(images)} images")
+    if int(labels.min()) < 0:
+        raise InvalidArgumentError(f"labels must be class numbers from 0, got {int(labels.min())}")
+
+
+class BatchSource:
+    """A training set, and its order in each epoch: a function of (seed, epoch).
+
+    Args:
+        images: [n, *shape], uint8 (0..255) or floating (input units); they stay where they are, batches are moved.
+        labels: [n], class numbers.
+        batch_size: Largest batch.
+        device: Where batches go.
+        seed: The training's seed.
+        transform: Augmentation, or None.
+    """
+
+    def __init__(
+        self,
+        images: Float[Tensor, "n *shape"] | UInt8[Tensor, "n *shape"],
+        labels: Int[Tensor, " n"],
+        *,
+        batch_size: int,
+        device: torch.device,
+        seed: int,
+        transform: Transform | None = None,
+    ) -> None:
+        self._images = images
+        self._labels = labels.to(torch.int64)
+        self._device = device
+        self._seed = seed
+        self._transform = transform
+        self.steps = math.ceil(len(images) / batch_size)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """Yield the `steps` batches of an epoch; every example is in exactly one of them."""
+        order = torch.randperm(len(self), generator=seeded_generator(torch.device("cpu"), self._seed, "order", epoch))
+        generator = seeded_generator(self._device, self._seed, "transform", epoch)
+        for rows in order.tensor_split(self.steps):
+            x = as_inputs(self._gather(self._images, rows), self._device)
+            if self._transform is not None:
+                x = self._transform(x, generator)
+            y = self._gather(self._labels, rows).to(self._device, non_blocking=True)
+            yield Batch(x, y, rows.to(self._device, non_blocking=True), epoch)
+
+    def _gather(self, source: Tensor, rows: Tensor) -> Tensor:
+        if self._device.type != "cuda" or source.device.type != "cpu":
+            return source[rows.to(source.device)]
+        # Only from pinned memory does a copy to the device not make the host wait.
+        pinned = torch.empty((len(rows), *source.shape[1:]), dtype=source.dtype, pin_memory=True)
+        return torch.index_select(source, 0, rows, out=pinned)
