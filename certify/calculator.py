@@ -47,7 +47,11 @@ def calculate(
     target = Norm.parse(norm)
     source = target if convert_from is None else Norm.parse(convert_from)
     law.require_norm(source)
-    given = [name for name, value in (("--p-lower", p_lower), ("--q-upper", q_upper), ("--votes", votes)) if value is not None]
+    given = [
+        name
+        for name, value in (("--p-lower", p_lower), ("--q-upper", q_upper), ("--votes", votes))
+        if value is not None
+    ]
     if len(given) != 1:
         raise UsageError(f"give exactly one of --p-lower, --q-upper and --votes, got {', '.join(given) or 'none'}")
     if votes is not None:

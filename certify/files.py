@@ -38,7 +38,9 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise CertifyError(f"cannot create the folder {path}: {error.strerror or error}; choose another --out") from error
+        raise CertifyError(
+            f"cannot create the folder {path}: {error.strerror or error}; choose another --out"
+        ) from error
 
 
 def _umask() -> int:

@@ -43,7 +43,9 @@ def merge_shards(folder: Path, *, allow_partial: bool = False) -> Merged:
     found = _find(folder / "shards")
     counts = {n for _, n in found}
     if len(counts) != 1:
-        raise RunMismatchError(f"{folder / 'shards'} holds shards of different splits: {', '.join(sorted(p.name for p in found.values()))}")
+        raise RunMismatchError(
+            f"{folder / 'shards'} holds shards of different splits: {', '.join(sorted(p.name for p in found.values()))}"
+        )
     (count,) = counts
     configs = {position: read_config(path) for (position, _), path in found.items()}
     first = configs[min(configs)]

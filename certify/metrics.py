@@ -1,9 +1,9 @@
 """What a set of certificates says about a classifier: certified accuracy by radius, ACR, abstention, and intervals.
 
-Two kinds of uncertainty are kept apart. The *intervals over the inputs* here take the certificates as they are and ask how
-far the share among these inputs may be from the share among all inputs of the kind (they are at a stated confidence, each
-by itself). The *alpha of the certificates* is the probability, over the noise, that one input's certificate is false; over
-N inputs at most N alpha are false on average. `population_lower_bound` is the one statement that takes in both.
+Two kinds of uncertainty are kept apart. The *intervals over the inputs* here take the certificates as they are and ask
+how far the share among these inputs may be from the share among all inputs of the kind (each at its stated confidence,
+by itself). The *alpha of the certificates* is the probability, over the noise, that one input's certificate is false;
+over N inputs at most N alpha are false on average. `population_lower_bound` is the one statement that takes in both.
 """
 
 import math
@@ -30,7 +30,7 @@ _MOST_COLUMNS = 24
 
 @dataclass(frozen=True, eq=False)
 class CertifiedSet:
-    """The certificates of one run or one published log, as arrays by input, with what is known about how they were made.
+    """The certificates of one run or published log, as arrays by input, with what is known about how they were made.
 
     Attributes:
         name: How tables and plots call it.
@@ -116,7 +116,8 @@ class CertifiedSet:
     @property
     def abstained(self) -> Bool[ndarray, " inputs"]:
         """Where no class was proved."""
-        return self.predict == ABSTAINED
+        where: Bool[ndarray, " inputs"] = self.predict == ABSTAINED
+        return where
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ class Share:
 
     @property
     def value(self) -> float:
-        """count / total."""
+        """The share itself, count / total."""
         return self.count / self.total
 
 
@@ -143,7 +144,9 @@ class Mean:
     high: float | None
 
 
-def certified_counts(certified: CertifiedSet, radii: Sequence[float] | Float64[ndarray, " radii"]) -> Int64[ndarray, " radii"]:
+def certified_counts(
+    certified: CertifiedSet, radii: Sequence[float] | Float64[ndarray, " radii"]
+) -> Int64[ndarray, " radii"]:
     """Return, for each r, how many inputs have the right prediction and a certified radius of at least r."""
     right = np.sort(certified.radius[certified.correct])
     return (len(right) - np.searchsorted(right, np.asarray(radii, dtype=np.float64), side="left")).astype(np.int64)
@@ -215,8 +218,8 @@ def population_lower_bound(count: int, total: int, alpha: float, *, confidence: 
     Let T be the probability that the smoothed classifier is right and robust up to r at a random input. An input is
     counted with probability at most T + (1 - T) alpha, because where the statement is false it is certified with
     probability at most alpha. With L the one-sided Clopper-Pearson bound on the probability of being counted,
-    T >= (L - alpha) / (1 - alpha). So both errors are covered at once, on the assumption that the inputs are independent
-    draws from the population and each has noise of its own.
+    T >= (L - alpha) / (1 - alpha). So both errors are covered at once, on the assumption that the inputs are
+    independent draws from the population and each has noise of its own.
 
     Args:
         count: Inputs that are right with radius >= r.
@@ -242,7 +245,7 @@ def default_radii(sets: Sequence[CertifiedSet]) -> tuple[float, ...]:
         step = max((s for s in _STEPS if 4 * s <= largest), default=_STEPS[0])
     else:
         step = next((s for s in _STEPS if s >= _USUAL_STEP and largest < _MOST_COLUMNS * s), _STEPS[-1])
-    # Multiples of a Decimal: 3 x 0.1 is then the float64 that the text "0.3" means, and a radius of 0.3 in a log counts.
+    # Multiples of a Decimal: 3 x 0.1 is then the float64 that the text "0.3" means, so a log's radius of 0.3 counts.
     grid = (float(k * step) for k in range(_MOST_COLUMNS))
     return tuple(radius for radius in grid if radius <= largest)
 

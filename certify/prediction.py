@@ -110,5 +110,3 @@ def read_image(path: Path, model: LoadedModel) -> Tensor:
 
 def _name(names: Sequence[str], label: int) -> str:
     return names[label] if label < len(names) else str(label)
-
-

@@ -86,7 +86,7 @@ class Run:
         folder: Where it lies.
         config: Content of `run.json`: "identity" (what defines the run), "settings" (how it was called), "environment".
         rows: The finished inputs, by index.
-        planned: Indices that the latest command asked for.
+        planned: Indices that were asked for, by all commands so far.
     """
 
     folder: Path
@@ -140,19 +140,25 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def claim_folder(folder: Path, config: dict[str, Any]) -> None:
-    """Write `run.json` into a new folder, or check that the folder holds the same run and note what is asked for now.
+    """Write `run.json` into a new folder, or check that the folder holds the same run and add what is asked for now.
+
+    Which inputs are asked for may grow from call to call; what an earlier call asked for stays planned, so that asking
+    for less can never make an unfinished run look complete.
 
     Raises:
         RunMismatchError: If the folder holds a run of another identity; the message shows the difference.
     """
     path = folder / RUN_FILE
     if path.exists():
-        differences = compare_identities(read_config(folder)["identity"], config["identity"])
+        there = read_config(folder)
+        differences = compare_identities(there["identity"], config["identity"])
         if differences:
             shown = "\n".join(f"  {line}" for line in differences)
             raise RunMismatchError(
                 f"{folder} holds another run; use another --out, or repeat the command that made it. Differences:\n{shown}"
             )
+        grown = {key: sorted({*there["settings"][key], *config["settings"][key]}) for key in ("indices", "selected")}
+        config = {**config, "settings": {**config["settings"], **grown}}
     write_atomically(path, json.dumps(config, indent=2, allow_nan=False) + "\n")
 
 

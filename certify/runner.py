@@ -231,7 +231,9 @@ def preflight(plan: RunPlan) -> Preflight:
     return Preflight(right / len(chosen), len(chosen), (passes - 1) * len(batch) / max(seconds, 1e-9))
 
 
-def execute(plan: RunPlan, *, on_votes: Callable[[int], None] | None = None, on_row: Callable[[Row], None] | None = None) -> list[Row]:
+def execute(
+    plan: RunPlan, *, on_votes: Callable[[int], None] | None = None, on_row: Callable[[Row], None] | None = None
+) -> list[Row]:
     """Certify every planned input that the journal does not hold yet, then write the exports.
 
     A finished input is in the journal before `on_row` sees it. Whatever stops this function, the next call with the same
@@ -299,9 +301,7 @@ def _certify_window(
             on_row(rows[index])
 
 
-def _record(
-    plan: RunPlan, journal: Journal, index: int, label: int, certificate: Certificate, seconds: float
-) -> Row:
+def _record(plan: RunPlan, journal: Journal, index: int, label: int, certificate: Certificate, seconds: float) -> Row:
     digest = input_digest(plan.data.inputs([index])[0])
     payload = {
         "label": label,

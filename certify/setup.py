@@ -135,7 +135,9 @@ def prepare(options: RunOptions, environ: dict[str, str]) -> Prepared:
     )
     indices = selected if shard is None else selected[shard[0] :: shard[1]]
     if not indices:
-        raise UsageError(f"the selection leaves no input of the {len(data)} in {data.name}: check --stride, --max, --shard")
+        raise UsageError(
+            f"the selection leaves no input of the {len(data)} in {data.name}: check --stride, --max, --shard"
+        )
     out = options.out if shard is None else options.out / "shards" / f"{shard[0]}-of-{shard[1]}"
     settings: dict[str, Any] = {
         "model": options.model,
@@ -152,7 +154,9 @@ def prepare(options: RunOptions, environ: dict[str, str]) -> Prepared:
         "num_classes": options.num_classes,
         "grid": data.grid,
         "model_description": model.description,
-        "model_noise": None if model.noise is None else {"name": model.noise.name, "parameters": model.noise.parameters},
+        "model_noise": None
+        if model.noise is None
+        else {"name": model.noise.name, "parameters": model.noise.parameters},
     }
     plan = RunPlan(
         model=model,
@@ -221,7 +225,9 @@ def pick_device(name: str | None) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise UsageError(f"device must be cpu, cuda or cuda:N, got device={name!r}")
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
-        raise UsageError(f"device {name!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices; use --device cpu")
+        raise UsageError(
+            f"device {name!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices; use --device cpu"
+        )
     return device
 
 

@@ -51,10 +51,10 @@ def summary_table(result: dict[str, Any], title: str) -> "Table":
     """Return the figures as a table."""
     from rich.table import Table
 
-    table = Table(title=title)
+    table = Table(title=f"{title}: certified accuracy at radius r", title_justify="left")
     table.add_column("inputs", justify="right")
     for radius in result["certified_accuracy"]:
-        table.add_column(f"r = {radius}", justify="right")
+        table.add_column(f"r={radius}", justify="right")
     table.add_column("ACR", justify="right")
     table.add_column("abstained", justify="right")
     table.add_row(

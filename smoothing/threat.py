@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Self
 
 from smoothing.errors import InvalidArgumentError, UnsupportedNormError
 from smoothing.rounding import down
@@ -17,7 +16,7 @@ class Norm(Enum):
     LINF = "linf"
 
     @classmethod
-    def parse(cls, value: "Norm | str") -> Self:
+    def parse(cls, value: "Norm | str") -> "Norm":
         """Return the norm that `value` names.
 
         Raises:

@@ -1,5 +1,6 @@
 """Every data set and format: the common contract by table, then what each must refuse, then the real data."""
 
+import bz2
 import gzip
 import hashlib
 import io
@@ -438,6 +439,8 @@ def test_folder_divided_by_splits(tmp_path: Path) -> None:
     write_folder(folders / "val", x[:3], LABELS[:3], ["cat", "dog", "fish"])
     assert len(load_dataset(str(folders), split="train")) == 7
     assert len(load_dataset(str(folders))) == 3
+    write_folder(folders, x[:1], LABELS[:1] * 0, ["other"])  # now they are three classes, not two splits
+    assert load_dataset(str(folders)).class_names == ("other", "train", "val")
 
 
 # ---------------------------------------------------------------- IDX
@@ -612,6 +615,21 @@ def test_npz_extras(tmp_path: Path) -> None:
     assert (one.shape, one.labels([0]).tolist(), one.num_classes) == ((1, 6, 5), [3], 4)
 
 
+def test_range_is_checked_at_each_reading_too() -> None:
+    for images, grid in ((UNIT * 2, None), (np.full((7, 1, 2, 2), 17, dtype=np.uint8), 16)):
+        dataset = ArrayDataset(
+            name="mine",
+            split="test",
+            source="memory",
+            class_names=("a", "b", "c"),
+            targets=LABELS.astype(np.int64),
+            images=images,
+            grid=grid,
+        )
+        with pytest.raises(DatasetError, match=r"mine: inputs must be in \[0, 1\], .*first in input 5"):
+            dataset.inputs([5])
+
+
 # ---------------------------------------------------------------- tar
 
 
@@ -667,6 +685,12 @@ def test_damaged_tar(tmp_path: Path) -> None:
         "between.tar": plain[: 3 * record],  # tarfile by itself takes this for an archive of three
         "cut.tar.xz": packed[: len(packed) // 2],
         "end.tar.xz": packed[:-8],
+        "flip.tar.xz": packed[: len(packed) // 2]
+        + bytes([packed[len(packed) // 2] ^ 1])
+        + packed[len(packed) // 2 + 1 :],
+        "header.tar": plain[: 3 * record] + b"x" + plain[3 * record + 1 :],
+        "recompressed.tar.gz": gzip.compress(plain[: 3 * record]),
+        "short.tar.bz2": bz2.compress(plain)[:-4],
         "noise.tar": b"x" * 2048,
         "empty.tar": b"",
     }.items():
@@ -777,9 +801,9 @@ def test_imagenet_names_and_foreign_folders(tmp_path: Path, monkeypatch: pytest.
     build_imagenet(tmp_path, monkeypatch)
     dataset = load_dataset("imagenet", root=tmp_path)
     assert (dataset.class_names[0], dataset.class_names[-1]) == ("tench", "toilet tissue")
-    last = tmp_path / "imagenet" / "val" / FIRST_AND_LAST[1]
-    (last / "a.png").unlink()
-    last.rmdir()
+    some = tmp_path / "imagenet" / "val" / wordnet_ids()[500]
+    (some / "a.png").unlink()
+    some.rmdir()
     with pytest.raises(DatasetError, match=r"1000 class folders from n01440764 to n15075141, got 999 .*by its path"):
         load_dataset("imagenet", root=tmp_path)
 

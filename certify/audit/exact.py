@@ -6,7 +6,8 @@ neighbouring probabilities,
     P(X = i - 1) / P(X = i) = i (1 - q) / ((n - i + 1) q),
 
 summed away from the mode, so that it decreases geometrically. q is a rational number (every float64 is one), the ratios
-are rational, and the series is summed in integers of 2^-`_BITS`; only the largest term goes through mpmath, with 50 digits.
+are rational, and the series is summed in integers of 2^-`_BITS`; only its largest term goes through mpmath, with 50
+digits.
 """
 
 from fractions import Fraction
@@ -81,7 +82,7 @@ def _downward(count: int, n: int, q: Fraction) -> Any:
 def upper_bound(failures: int, n: int, alpha: float) -> Any:
     """Return the exact one-sided Clopper-Pearson bound: the q at which P(Bin(n, q) <= failures) = alpha.
 
-    By bisection on q, to 18 digits: slow and sure, because it is only needed to say what a wrong bound should have been.
+    By bisection on q, to 18 digits: slow and sure, because it only has to say what a wrong bound should have been.
     """
     mp = context()
     if failures >= n:
@@ -105,7 +106,7 @@ def _fraction(value: Any) -> Fraction:
     # 64 bits are enough for 18 digits, and keep the integers of the series short.
     sign, mantissa, exponent, bits = value._mpf_
     drop = max(bits - 64, 0)
-    return Fraction((mantissa >> drop) if not sign else -(mantissa >> drop)) * Fraction(2) ** (exponent + drop)
+    return Fraction(int(mantissa >> drop) * (-1 if sign else 1)) * Fraction(2) ** int(exponent + drop)
 
 
 def digits(value: Any, count: int = 17) -> str:

@@ -13,7 +13,10 @@ def number(value: Any) -> float | None:
     """Return `value` as a float if it is a finite number, else None."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    result = float(value)
+    try:
+        result = float(value)
+    except OverflowError:  # JSON integers have no largest one
+        return None
     return result if math.isfinite(result) else None
 
 

@@ -67,7 +67,7 @@ class Findings:
 
 def shown(value: object) -> str:
     """Return text for a table: text as it is, everything else by `repr`, long values cut in the middle."""
-    text = value if isinstance(value, str) else repr(value)
+    text = value if isinstance(value, str) and value else repr(value)
     return text if len(text) <= 240 else f"{text[:150]} ... {text[-60:]}"
 
 

@@ -13,7 +13,7 @@ Radius = Callable[[Any, Any, int], Any]
 """(scale, q, dimension) -> exact radius, all but the dimension mpmath numbers."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ExactLaw:
     """What is proved for one law of noise.
 
@@ -35,8 +35,9 @@ class ExactLaw:
 def normal_quantile(q: Any) -> Any:
     """Return -Phi^-1(q) for 0 < q < 1/2, to `DIGITS` digits however small q is.
 
-    erfinv(1 - 2 q) would lose the digits of a small q, so Newton's method solves log Phi(-x) = log q instead, whose left
-    side is concave and smooth; it starts from an upper bound on the root, Phi(-x) <= exp(-x^2 / 2) / 2.
+    erfinv(1 - 2 q) would lose the digits of a small q, so Newton's method solves log Phi(-x) = log q instead. The left
+    side is concave and decreasing, and the start is above the root, since Phi(-x) <= exp(-x^2 / 2) / 2: every
+    step comes closer, from one side.
     """
     mp = context()
     target = mp.log(q)
@@ -46,7 +47,7 @@ def normal_quantile(q: Any) -> Any:
         density = mp.exp(-x * x / 2) / mp.sqrt(2 * mp.pi)
         step = (mp.log(tail) - target) * tail / density
         x += step
-        if abs(step) <= mp.mpf(10) ** -40 * (abs(x) + mp.mpf(10) ** -20):
+        if abs(step) <= mp.mpf(10) ** -42 * (1 + x):
             return x
     raise ArithmeticError(f"no convergence of the normal quantile at q={mp.nstr(q, 20)}")
 

@@ -13,20 +13,25 @@ if TYPE_CHECKING:
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one machine-readable JSON object instead of text.")]
 DataRootOption = Annotated[
     Path | None,
-    typer.Option("--data-root", help="Folder of the data sets (default: $CERTIFY_DATA, else ./data).", show_default=False),
+    typer.Option(
+        "--data-root", help="Folder of the data sets (default: $CERTIFY_DATA, else ./data).", show_default=False
+    ),
 ]
 TrustPickleOption = Annotated[
     bool,
-    typer.Option("--trust-pickle", help="Unpickle model files that need it. A pickle can run any code: only for files of your own."),
+    typer.Option(
+        "--trust-pickle",
+        help="Unpickle model files that need it. A pickle can run any code: only for files of your own.",
+    ),
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only results and errors.")]
 
 
 def console() -> "Console":
-    """Return a console for results, on standard output."""
+    """Return a console for results, on standard output; wide where it goes to a file, so that no table is cut."""
     from rich.console import Console
 
-    return Console(highlight=False)
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 
 
 def err_console() -> "Console":

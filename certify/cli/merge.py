@@ -31,7 +31,12 @@ def merge(
     merged = merge_shards(folder, allow_partial=allow_partial)
     if as_json:
         print_json(
-            {"out": str(folder), "inputs": len(merged.rows), "shards": len(merged.shards), "missing": len(merged.missing)}
+            {
+                "out": str(folder),
+                "inputs": len(merged.rows),
+                "shards": len(merged.shards),
+                "missing": len(merged.missing),
+            }
         )
         return
     out = console()

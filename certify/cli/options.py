@@ -15,22 +15,33 @@ ModelArgument = Annotated[
 ]
 DataOption = Annotated[
     str,
-    typer.Option("--data", help="digits, mnist, fashion_mnist, cifar10, imagenet, an image folder, a .npz or a .tar.", show_default=False),
+    typer.Option(
+        "--data",
+        help="digits, mnist, fashion_mnist, cifar10, imagenet, an image folder, a .npz or a .tar.",
+        show_default=False,
+    ),
 ]
 SplitOption = Annotated[str, typer.Option("--split", help="Which part of the data: test or train.")]
 NoiseOption = Annotated[
     str | None,
-    typer.Option("--noise", help="Law of the noise: gaussian, laplace or uniform (default: the model's).", show_default=False),
+    typer.Option(
+        "--noise", help="Law of the noise: gaussian, laplace or uniform (default: the model's).", show_default=False
+    ),
 ]
 SigmaOption = Annotated[
     float | None,
-    typer.Option("--sigma", help="Per-coordinate standard deviation, pixels in [0, 1] (default: the model's).", show_default=False),
+    typer.Option(
+        "--sigma",
+        help="Per-coordinate standard deviation, pixels in [0, 1] (default: the model's).",
+        show_default=False,
+    ),
 ]
 ScaleOption = Annotated[
     float | None, typer.Option("--scale", help="Scale of the Laplace law, instead of --sigma.", show_default=False)
 ]
 HalfWidthOption = Annotated[
-    float | None, typer.Option("--half-width", help="Half-width of the uniform law, instead of --sigma.", show_default=False)
+    float | None,
+    typer.Option("--half-width", help="Half-width of the uniform law, instead of --sigma.", show_default=False),
 ]
 NormOption = Annotated[str, typer.Option("--norm", help="Norm of the certified radius: l1, l2 or linf.")]
 ConvertFromOption = Annotated[
@@ -47,17 +58,26 @@ AlphaOption = Annotated[float, typer.Option("--alpha", help="Error probability p
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of the noise.")]
 BatchOption = Annotated[
     int | None,
-    typer.Option("--batch-size", help="Rows of every forward pass (default: 256 on CPUs, 1024 on GPUs).", show_default=False),
+    typer.Option(
+        "--batch-size", help="Rows of every forward pass (default: 256 on CPUs, 1024 on GPUs).", show_default=False
+    ),
 ]
 PrecisionOption = Annotated[
-    str, typer.Option("--precision", help="fp32, bf16 or fp16; the certificate is for the classifier at this precision.")
+    str,
+    typer.Option("--precision", help="fp32, bf16 or fp16; the certificate is for the classifier at this precision."),
 ]
 ChannelsLastOption = Annotated[
-    bool, typer.Option("--channels-last/--no-channels-last", help="NHWC memory for image batches: up to twice as fast on CPUs.")
+    bool,
+    typer.Option(
+        "--channels-last/--no-channels-last", help="NHWC memory for image batches: up to twice as fast on CPUs."
+    ),
 ]
-CompileOption = Annotated[bool, typer.Option("--compile/--no-compile", help="Run the classifier through torch.compile.")]
+CompileOption = Annotated[
+    bool, typer.Option("--compile/--no-compile", help="Run the classifier through torch.compile.")
+]
 DeviceOption = Annotated[
-    str | None, typer.Option("--device", help="cpu, cuda or cuda:N (default: cuda where there is one).", show_default=False)
+    str | None,
+    typer.Option("--device", help="cpu, cuda or cuda:N (default: cuda where there is one).", show_default=False),
 ]
 ClassesOption = Annotated[
     int | None,
@@ -65,13 +85,16 @@ ClassesOption = Annotated[
 ]
 ArchitectureOption = Annotated[
     str | None,
-    typer.Option("--architecture", help="Architecture of a plain state dict, for instance resnet110.", show_default=False),
+    typer.Option(
+        "--architecture", help="Architecture of a plain state dict, for instance resnet110.", show_default=False
+    ),
 ]
 StrideOption = Annotated[int, typer.Option("--stride", help="Take every k-th input.")]
 SkipOption = Annotated[int, typer.Option("--skip", help="Leave out the first inputs.")]
 MaxOption = Annotated[int | None, typer.Option("--max", help="Take at most this many inputs.", show_default=False)]
 IndicesOption = Annotated[
-    str | None, typer.Option("--indices", help='Take these inputs, for instance "0,5,10-20,100-200:10".', show_default=False)
+    str | None,
+    typer.Option("--indices", help='Take these inputs, for instance "0,5,10-20,100-200:10".', show_default=False),
 ]
 ShardOption = Annotated[
     str | None,

@@ -11,9 +11,12 @@ from certify.cli.common import DataRootOption, JsonOption, TrustPickleOption, co
 
 def predict(
     model: o.ModelArgument,
-    files: Annotated[list[Path] | None, typer.Argument(metavar="[IMAGE]...", help="Image files.", show_default=False)] = None,
+    files: Annotated[
+        list[Path] | None, typer.Argument(metavar="[IMAGE]...", help="Image files.", show_default=False)
+    ] = None,
     data: Annotated[
-        str | None, typer.Option("--data", help="A data set instead of files; choose with --indices.", show_default=False)
+        str | None,
+        typer.Option("--data", help="A data set instead of files; choose with --indices.", show_default=False),
     ] = None,
     indices: o.IndicesOption = None,
     noise: o.NoiseOption = None,
@@ -77,5 +80,9 @@ def predict(
         return
     out = console()
     for item in found:
-        shown = "abstain" if item.label is None else f"{item.label}" + (f" ({item.name})" if item.name != str(item.label) else "")
+        shown = (
+            "abstain"
+            if item.label is None
+            else f"{item.label}" + (f" ({item.name})" if item.name != str(item.label) else "")
+        )
         out.print(f"{item.source}\t{shown}")

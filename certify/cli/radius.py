@@ -9,20 +9,28 @@ from certify.cli.common import JsonOption, console, print_json
 
 
 def radius(
-    noise: Annotated[str, typer.Option("--noise", help="Law of the noise: gaussian, laplace or uniform.", show_default=False)],
+    noise: Annotated[
+        str, typer.Option("--noise", help="Law of the noise: gaussian, laplace or uniform.", show_default=False)
+    ],
     p_lower: Annotated[
         float | None, typer.Option("--p-lower", help="Lower bound on the top class's probability.", show_default=False)
     ] = None,
     q_upper: Annotated[
         float | None,
-        typer.Option("--q-upper", help="Upper bound on 1 - p, where p is too close to 1 to be written.", show_default=False),
+        typer.Option(
+            "--q-upper", help="Upper bound on 1 - p, where p is too close to 1 to be written.", show_default=False
+        ),
     ] = None,
     p_upper: Annotated[
         float | None, typer.Option("--p-upper", help="Upper bound on the runner-up's probability.", show_default=False)
     ] = None,
     votes: Annotated[
         str | None,
-        typer.Option("--votes", help='Votes instead of a probability: "K/N", K of N for the top class, with --alpha.', show_default=False),
+        typer.Option(
+            "--votes",
+            help='Votes instead of a probability: "K/N", K of N for the top class, with --alpha.',
+            show_default=False,
+        ),
     ] = None,
     alpha: o.AlphaOption = 0.001,
     sigma: o.SigmaOption = None,

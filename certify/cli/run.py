@@ -6,7 +6,15 @@ from typing import Annotated, Any
 import typer
 
 from certify.cli import options as o
-from certify.cli.common import DataRootOption, JsonOption, QuietOption, TrustPickleOption, console, err_console, print_json
+from certify.cli.common import (
+    DataRootOption,
+    JsonOption,
+    QuietOption,
+    TrustPickleOption,
+    console,
+    err_console,
+    print_json,
+)
 
 
 def run(
@@ -148,9 +156,13 @@ def finish(plan: Any, rows: list[Any], as_json: bool) -> None:
     out = console()
     out.print(summary_table(result, f"{plan.data.name}, {plan.norm}, {plan.law.name} sigma {plan.law.sigma:g}"))
     if result["invalid_votes"]:
-        out.print(f"{result['invalid_votes']:,} votes were invalid (non-finite scores or labels outside the classes); they count against every class")
+        out.print(
+            f"{result['invalid_votes']:,} votes were invalid (non-finite scores or labels outside the classes); they count against every class"
+        )
     shard = plan.settings["shard"]
     if shard is not None:
-        out.print(f"This is shard {shard[0]} of {shard[1]}, a part of the run: join the parts with certify merge {plan.out.parent.parent}")
+        out.print(
+            f"This is shard {shard[0]} of {shard[1]}, a part of the run: join the parts with certify merge {plan.out.parent.parent}"
+        )
         return
     out.print(f"Certificates in {plan.out}/certificates.tsv; next: certify report {plan.out}; certify audit {plan.out}")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from certify.datasets.array import ArrayDataset
 from certify.datasets.base import Dataset, ImageTransform
 from certify.datasets.image_tar import load_image_tar
+from certify.datasets.in_memory import ArrayDataset
 from certify.datasets.missing import download_hint, not_found
 from certify.datasets.npz import load_npz
 from certify.errors import DatasetError

@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Bool, Int64
 from numpy import ndarray
 
-from certify.datasets.array import ArrayDataset
 from certify.datasets.base import Dataset, ImageTransform
+from certify.datasets.in_memory import ArrayDataset
 
 LEVELS = 16
 TEST_EVERY = 5

@@ -1,5 +1,7 @@
 """A tar archive of small images, one folder per class; member number = index."""
 
+import bz2
+import gzip
 import io
 import lzma
 import tarfile
@@ -11,12 +13,15 @@ import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
 
-from certify.datasets.array import ArrayDataset
 from certify.datasets.base import Dataset, ImageTransform
+from certify.datasets.in_memory import ArrayDataset
 from certify.datasets.pixels import decode_rgb, to_chw
 from certify.errors import DatasetError
 
 TAR_SUFFIXES = (".tar", ".tar.xz", ".tar.gz", ".tar.bz2", ".txz", ".tgz")
+DECOMPRESSORS = {b"\xfd7zXZ\0": lzma.decompress, b"\x1f\x8b": gzip.decompress, b"BZh": bz2.decompress}
+"""Magic number -> function."""
+
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
@@ -78,9 +83,17 @@ def load_image_tar(
 
 
 def _members(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield name and bytes of each image in the order of the archive, without ever seeking back (xz cannot)."""
+    """Yield name and bytes of each image, in the order of the archive.
+
+    The archive is unpacked whole before anything is taken from it: an xz file cannot seek, and its checksum comes last.
+    """
     try:
-        with tarfile.open(path) as archive:
+        raw = path.read_bytes()
+        for magic, decompress in DECOMPRESSORS.items():
+            if raw.startswith(magic):
+                raw = decompress(raw)
+                break
+        with tarfile.open(fileobj=io.BytesIO(raw), mode="r:") as archive:
             for member in archive:
                 if member.isdir():
                     continue
@@ -90,14 +103,11 @@ def _members(path: Path) -> Iterator[tuple[str, bytes]]:
                         f"{path}: an archive must hold only {', '.join(IMAGE_SUFFIXES)}, got {member.name}"
                     )
                 yield member.name, file.read()
-            # tarfile accepts a plain archive cut off between two members; only the missing end mark tells.
-            if isinstance(archive.fileobj, io.BufferedReader):
-                archive.fileobj.seek(archive.offset)
-                if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                    raise DatasetError(
-                        f"{path}: the archive ends without its end mark; it is truncated, fetch it again"
-                    )
-    except (OSError, EOFError, tarfile.TarError, lzma.LZMAError, zlib.error) as error:
+            end = archive.offset
+    except (OSError, EOFError, ValueError, tarfile.TarError, lzma.LZMAError, zlib.error) as error:
         raise DatasetError(
             f"{path}: cannot be read as a tar archive, it may be truncated or damaged ({error})"
         ) from error
+    # tarfile takes an archive that was cut off between two members, or has a damaged header, for one that ends there.
+    if raw[end : end + tarfile.BLOCKSIZE] != bytes(tarfile.BLOCKSIZE):
+        raise DatasetError(f"{path}: the archive stops without an end mark; it is truncated or damaged, fetch it again")

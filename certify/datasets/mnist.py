@@ -6,10 +6,10 @@ Y. LeCun, C. Cortes, C. Burges, "The MNIST database of handwritten digits"; H. X
 
 from pathlib import Path
 
-from certify.datasets.array import ArrayDataset
 from certify.datasets.base import Dataset, ImageTransform
 from certify.datasets.checks import integer_labels
 from certify.datasets.idx import read_idx
+from certify.datasets.in_memory import ArrayDataset
 from certify.datasets.missing import download_hint, not_found
 from certify.errors import DatasetError
 

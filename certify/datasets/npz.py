@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Bool, Float32, Int64, UInt8
 from numpy import ndarray
 
-from certify.datasets.array import ArrayDataset
 from certify.datasets.base import Dataset, ImageTransform
 from certify.datasets.checks import check_unit_range, integer_labels
+from certify.datasets.in_memory import ArrayDataset
 from certify.errors import DatasetError
 
 MOST_CHANNELS = 4

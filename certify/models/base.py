@@ -39,7 +39,7 @@ class LoadedModel:
             `nn.Module` where there is one. Normalisation happens inside it, so noise is added in pixel units.
         num_classes: Number of classes; None where only a run will tell.
         input_shape: Shape of one input without the batch axis; None where unknown.
-        transform: PIL image -> PIL image, the resizing and cropping that go before the noise; None where none are needed.
+        transform: PIL image -> PIL image, the resizing and cropping that go before the noise; None for none.
         noise: Noise that it was trained with, if known.
         class_names: One name a class, if known.
         data: Data set that it was trained on, if known.

@@ -1,7 +1,7 @@
 """The native checkpoint: a folder with `model.safetensors` (weights) and `model.json` (everything else).
 
-Nothing in it can run code. `model.json` holds the sha256 of `model.safetensors`, so a pair that does not belong together,
-a truncated file and a changed byte are all noticed.
+Nothing in it can run code. `model.json` holds the sha256 of `model.safetensors`, so a pair that does not belong
+together, a truncated file and a changed byte are all noticed.
 """
 
 import hashlib

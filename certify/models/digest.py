@@ -5,12 +5,15 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
+_LIBRARIES = {"torch", "torchvision", "timm", "transformers"}
 
+
+@runtime_checkable
 class _Hash(Protocol):
     def update(self, data: bytes | memoryview, /) -> None: ...
 
@@ -42,7 +45,7 @@ def text_digest(*texts: str) -> str:
 
 
 def source_texts(modules: Iterable[ModuleType | str | None]) -> list[str]:
-    """Return "name sha256" of the source files of Python modules, sorted; those without a readable file are left out."""
+    """Return "name sha256" of the source files of Python modules, sorted; those without a file are left out."""
     texts = set()
     for module in modules:
         found = sys.modules.get(module) if isinstance(module, str) else module
@@ -53,9 +56,12 @@ def source_texts(modules: Iterable[ModuleType | str | None]) -> list[str]:
 
 
 def class_modules(module: nn.Module) -> set[str]:
-    """Return the names of the Python modules that define the classes of `module` and its parts, torch's own left out."""
+    """Return the names of the Python modules that define the classes of `module` and its parts.
+
+    Those of the large libraries are left out: their sources change with every release, what they compute does not.
+    """
     names = {type(part).__module__ for part in module.modules()}
-    return {name for name in names if name.partition(".")[0] != "torch"}
+    return {name for name in names if name.partition(".")[0] not in _LIBRARIES}
 
 
 def _add_text(result: _Hash, text: str) -> None:
@@ -65,7 +71,7 @@ def _add_text(result: _Hash, text: str) -> None:
 
 
 def _add_value(result: _Hash, value: object) -> None:
-    """Add one entry of a state dict: nearly always a tensor, else the extra state of some layer (packed weights, ...)."""
+    """Add one entry of a state dict: nearly always a tensor, else a layer's extra state (packed weights, ...)."""
     if isinstance(value, Tensor):
         _add_text(result, f"{value.dtype} {tuple(value.shape)}")
         tensor = value.detach().cpu()

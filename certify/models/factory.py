@@ -1,6 +1,7 @@
 """Classifiers from the user's own code: `package.module:factory`."""
 
 import importlib
+import inspect
 import os
 import sys
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from certify.errors import ModelError, UsageError
-from certify.models.base import LoadedModel, describe, did_you_mean, reason, shape_text
+from certify.models.base import LoadedModel, describe, did_you_mean, reason
 from certify.models.digest import class_modules, module_digest, source_texts, text_digest
 
 
@@ -20,8 +21,8 @@ def load_factory(
 
     The current directory is importable, as under `python -m`. What the classifier knows of itself is read from optional
     attributes: `num_classes`, `input_shape`, `class_names`, and `version`, a text (or a method that returns one) that
-    has to change whenever its answers may; it matters for a callable that is not an `nn.Module`, whose weights cannot be
-    seen from outside.
+    has to change whenever its answers may. The version matters for a callable that is not an `nn.Module`, whose weights
+    cannot be seen from outside.
 
     Args:
         spec: "package.module:factory".
@@ -40,15 +41,15 @@ def load_factory(
         raise ModelError(f"{spec} failed when it was called: {reason(error)}") from error
     if not callable(classifier):
         raise UsageError(f"{spec} must return a classifier that can be called, got {type(classifier).__name__}")
-    own_classes, own_shape, own_names = (getattr(classifier, a, None) for a in ("num_classes", "input_shape", "class_names"))
+    own_classes, own_shape, own_names = (
+        getattr(classifier, a, None) for a in ("num_classes", "input_shape", "class_names")
+    )
     names = None if own_names is None else tuple(str(name) for name in own_names)
     classes = int(own_classes) if own_classes is not None else len(names) if names is not None else num_classes
     shape = tuple(int(size) for size in own_shape) if own_shape is not None else input_shape
     if names is not None and len(names) != classes:
         raise ModelError(f"{spec} must name its {classes} classes, got {len(names)} class_names")
-    if own_shape is not None and input_shape is not None and shape != input_shape:
-        raise ModelError(f"{spec} takes inputs of shape {shape_text(shape or ())}, got {shape_text(input_shape)}")
-    sources = source_texts({module_name, getattr(factory, "__module__", None), type(classifier).__module__})
+    sources = source_texts({module_name, factory.__module__ if inspect.isroutine(factory) else None})
     version = getattr(classifier, "version", None)
     version = version() if callable(version) else version
     if isinstance(classifier, nn.Module):
@@ -57,6 +58,7 @@ def load_factory(
         digest = module_digest(classifier, "\n".join([repr(classifier), *sources, str(version)]))
         remarks: tuple[str, ...] = ()
     else:
+        sources = sorted({*sources, *source_texts([type(classifier).__module__])})
         digest = text_digest(spec, *sources, str(version))
         remarks = ("digest covers its source and version only",)
     return LoadedModel(
@@ -90,7 +92,9 @@ def _find(spec: str) -> tuple[Callable[[], Any], str]:
             raise UsageError(f"{spec}: {module_name} has no {attribute!r}{did_you_mean(attribute, public)}")
         found = getattr(found, part)
     if isinstance(found, nn.Module):
-        raise UsageError(f"{spec} must be a function that returns the classifier, got a module; wrap it: def make(): return it")
+        raise UsageError(
+            f"{spec} must be a function that returns the classifier, got a module; wrap it: def make(): return it"
+        )
     if not callable(found):
         raise UsageError(f"{spec} must be a function that returns the classifier, got {type(found).__name__}")
     return found, module_name

@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,11 @@ def read_torch_file(path: Path, *, trust_pickle: bool = False) -> Any:
     if not path.is_file():
         raise ModelError(f"{path} is not a file" if path.exists() else f"{path} does not exist")
     try:
-        return torch.load(path, map_location="cpu", weights_only=not trust_pickle)
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # of pickle protocols and old formats: what cannot be read is an error below
+            return torch.load(path, map_location="cpu", weights_only=not trust_pickle)
     except pickle.UnpicklingError as error:
         raise ModelError(_refusal(path, str(error))) from None
     except Exception as error:
@@ -38,11 +43,14 @@ def read_torch_file(path: Path, *, trust_pickle: bool = False) -> Any:
 
 def _refusal(path: Path, message: str) -> str:
     wanted = re.search(r"GLOBAL (\S+)", message) or re.search(r"got (<[^>]+>)", message)
-    if wanted is None:
-        last = [line for line in message.splitlines() if line.strip() and "torch.load" not in line]
-        return f"{path} is damaged or truncated, or torch.save did not write it: {last[-1].strip() if last else message}"
+    if wanted is not None:
+        what = f"is a pickle that asks for {wanted[1]}, not a plain file of tensors"
+    else:
+        said = [line.strip() for line in message.splitlines() if line.strip() and "weights_only" not in line]
+        what = "is damaged or truncated, or not a plain file of tensors that torch.save wrote"
+        what += f" ({said[-1]})" if said else ""
     return (
-        f"{path} is a pickle that asks for {wanted[1]}, not a plain file of tensors. Reading it in full runs whatever code "
-        "it contains, with your rights, so it is refused. If you trust its author as you trust a program that you run, "
-        "repeat with --trust-pickle; better is a file with the state_dict only, or safetensors"
+        f"{path} {what}. Reading a pickle in full runs whatever code it contains, with your rights, so it is refused. "
+        "If you trust its author as you trust a program that you run, repeat with --trust-pickle; better is a file "
+        "with the state_dict only, or safetensors"
     )

@@ -33,7 +33,7 @@ _MEANS, _STDS = {"mean", "means"}, {"std", "stds", "sds"}
 
 @dataclass(frozen=True)
 class _Parts:
-    """A state dict taken apart: the network's tensors under its own names, the normaliser's, and the network's prefix."""
+    """A state dict taken apart: the network's tensors under its own names, the normaliser's, the network's prefix."""
 
     network: dict[str, Tensor]
     mean: tuple[float, ...] | None
@@ -120,7 +120,9 @@ def _whole_module(
         class_names=None,
         data=None,
         digest=module_digest(module, "\n".join([repr(module), *source_texts(class_modules(module))])),
-        description=describe(f"pickled {type(module).__name__}", module, input_shape=input_shape, num_classes=num_classes),
+        description=describe(
+            f"pickled {type(module).__name__}", module, input_shape=input_shape, num_classes=num_classes
+        ),
     )
 
 
@@ -136,7 +138,9 @@ def _state_dict(path: Path, content: object) -> tuple[str | None, dict[str, Tens
                 break
     if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         held = ", ".join(map(str, list(content)[:6])) if isinstance(content, Mapping) else type(content).__name__
-        raise ModelError(f"{path} must hold a state dict (tensors by name), or one as its member 'state_dict', got {held}")
+        raise ModelError(
+            f"{path} must hold a state dict (tensors by name), or one as its member 'state_dict', got {held}"
+        )
     return name, {str(key): value for key, value in content.items()}
 
 
@@ -164,7 +168,9 @@ def _take_apart(tensors: dict[str, Tensor], name: str) -> _Parts:
     with on_meta():
         network = row.build(row.default_shape, 10)
     expected = network.state_dict().keys()
-    cleaned = {".".join(part for part in key.split(".") if part not in _WRAPPERS): tensor for key, tensor in tensors.items()}
+    cleaned = {
+        ".".join(part for part in key.split(".") if part not in _WRAPPERS): tensor for key, tensor in tensors.items()
+    }
     prefix = max(_PREFIXES, key=lambda p: sum(f"{p}{key}" in cleaned for key in expected))
     found: dict[str, Tensor] = {}
     constants: dict[str, tuple[float, ...]] = {}
@@ -191,7 +197,9 @@ def _normaliser(
     if asked is not None:
         if asked not in NORMALISATIONS:
             hint = did_you_mean(asked, NORMALISATIONS)
-            raise UsageError(f"normalisation must be one of {', '.join(NORMALISATIONS)}, got normalisation={asked!r}{hint}")
+            raise UsageError(
+                f"normalisation must be one of {', '.join(NORMALISATIONS)}, got normalisation={asked!r}{hint}"
+            )
         return NORMALISATIONS[asked], f"normalisation {asked}"
     if parts.mean is not None and parts.std is not None:
         return (parts.mean, parts.std), "normalised as the file says"

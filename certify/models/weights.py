@@ -11,7 +11,7 @@ _SHOWN = 4
 
 
 def misfits(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
-    """Return what keeps tensors `found` from being those `expected`: missing, unexpected, wrong shape; "" where nothing.
+    """Return what keeps `found` from being `expected`: names missing, unexpected, of another shape; "" for nothing.
 
     Only the first few of each kind are named.
     """
@@ -22,7 +22,7 @@ def misfits(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
     ]
     kinds = {
         "missing": [name for name in expected if name not in found],
-        "unexpected": [name for name in found if name not in expected],
+        "unexpected": sorted(name for name in found if name not in expected),
         "of another shape": wrong,
     }
     return "; ".join(f"{len(names)} {kind}: {_first(names)}" for kind, names in kinds.items() if names)

@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Float64
+from numpy import ndarray
 
 from certify.errors import CertifyError
 from certify.metrics import CONFIDENCE, CertifiedSet, Mean, check_radii, mean_with_interval
@@ -74,7 +76,9 @@ class PairedComparison:
 
     def sentences(self) -> list[str]:
         """Say what is compared, what was left out, and what came out for the mean radius."""
-        left_out = f"; left out: {self.left_out_first} inputs of the first alone, {self.left_out_second} of the second alone"
+        left_out = (
+            f"; left out: {self.left_out_first} inputs of the first alone, {self.left_out_second} of the second alone"
+        )
         left = left_out if self.left_out_first or self.left_out_second else ", all that either has"
         return [
             f"First: {self.first}. Second: {self.second}.",
@@ -82,8 +86,8 @@ class PairedComparison:
             f"Mean radius (0 where wrong or abstained), second minus first: {signed(self.radius_difference.value)}, "
             f"{confidence_text(self.confidence)} interval {mean_interval(self.radius_difference)}, paired t-test "
             f"p = {p_text(self.p_value)}.",
-            "McNemar's exact test, two-sided, at each radius; the p-values are not corrected for the number of radii. They "
-            "take the certificates as they are and are about these two sets of certificates, not about training again.",
+            "McNemar's exact test, two-sided, at each radius; the p-values are not corrected for the number of radii. "
+            "They take the certificates as they are and are about these two sets, not about training again.",
         ]
 
     def to_markdown(self) -> str:
@@ -121,8 +125,8 @@ def compare_paired(
     _, at_first, at_second = np.intersect1d(first.idx, second.idx, assume_unique=True, return_indices=True)
     if len(at_first) == 0:
         raise CertifyError(
-            f"{first.name} and {second.name} have no input in common: a paired comparison needs the same inputs of the same "
-            "data set in both"
+            f"{first.name} and {second.name} have no input in common: a paired comparison needs the same inputs of the "
+            "same data set in both"
         )
     _check_same_inputs(first, second, first.label[at_first] == second.label[at_second])
     at_radii = []
@@ -147,21 +151,21 @@ def compare_paired(
     )
 
 
-def _check_same_inputs(first: CertifiedSet, second: CertifiedSet, same_label: Any) -> None:
-    digests = (first.data_digest, second.data_digest)
-    if None not in digests and digests[0] != digests[1]:
+def _check_same_inputs(first: CertifiedSet, second: CertifiedSet, same_label: Bool[ndarray, " common"]) -> None:
+    a, b = first.data_digest, second.data_digest
+    if a is not None and b is not None and a != b:
         raise CertifyError(
-            f"{first.name} and {second.name} are over different data sets (digests {digests[0][:12]} and {digests[1][:12]}): "
-            "the same index means different inputs"
+            f"{first.name} and {second.name} are over different data sets (digests {a[:12]} and {b[:12]}): the same "
+            "index means different inputs"
         )
     if not bool(np.all(same_label)):
         raise CertifyError(
-            f"{first.name} and {second.name} give different labels to the same index ({int(np.sum(~same_label))} times): "
-            "they are not over the same data set"
+            f"{first.name} and {second.name} give different labels to the same index ({int(np.sum(~same_label))} "
+            "times): they are not over the same data set"
         )
 
 
-def _paired_t(difference: Any) -> float | None:
+def _paired_t(difference: Float64[ndarray, " common"]) -> float | None:
     from statsmodels.stats.weightstats import DescrStatsW
 
     if len(difference) < 2:

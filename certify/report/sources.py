@@ -1,5 +1,7 @@
 """Where certificates come from: a run folder, or a published log of six columns."""
 
+import hashlib
+import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +15,21 @@ from certify.journal import FILE_NAME as JOURNAL_FILE
 from certify.metrics import ABSTAINED, CertifiedSet
 from certify.rundir import RUN_FILE, TSV_COLUMNS, Run, read_run
 
+_NEEDED = (
+    "model_digest",
+    "data_digest",
+    "data",
+    "split",
+    "law",
+    "norm",
+    "estimator",
+    "seed",
+    "noise_version",
+    "precision",
+    "device_kind",
+    "torch_version",
+)
+
 
 @dataclass(frozen=True)
 class Source:
@@ -21,6 +38,20 @@ class Source:
     path: Path
     certified: CertifiedSet
     run: Run | None = None
+
+    def to_tsv(self) -> str:
+        """Return the certificates as tab-separated text, the columns of the published codes; nothing is rounded."""
+        c = self.certified
+        rows = zip(c.idx, c.label, c.predict, c.radius, c.correct, c.seconds, strict=True)
+        lines = (f"{i}\t{y}\t{p}\t{float(r)!r}\t{int(ok)}\t{t:.6f}\n" for i, y, p, r, ok, t in rows)
+        return "\t".join(TSV_COLUMNS) + "\n" + "".join(lines)
+
+    def configuration_digest(self) -> str:
+        """Return the SHA-256 (hex) of the run's identity as canonical JSON; "" for a log, which records none."""
+        if self.run is None:
+            return ""
+        text = json.dumps(self.run.identity, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read_sources(paths: Sequence[Path | str], names: Sequence[str] = ()) -> list[Source]:
@@ -67,11 +98,16 @@ def read_run_source(folder: Path) -> Source:
         CertifyError: If it is none, is damaged, holds no finished input, or holds shards that were not merged.
     """
     if not (folder / JOURNAL_FILE).exists() and (folder / "shards").is_dir():
-        raise CertifyError(f"{folder} holds the shards of a run that were not joined yet: run `certify merge {folder}` first")
-    run = read_run(folder)
-    if not run.rows:
-        raise CertifyError(f"{folder}: no input of this run is finished yet; repeat the command that made it to go on")
+        raise CertifyError(
+            f"{folder} holds the shards of a run that were not joined yet: run `certify merge {folder}` first"
+        )
     try:
+        run = read_run(folder)
+        missing = [key for key in _NEEDED if key not in run.identity]
+        if missing:
+            raise CertifyError(f"{folder / RUN_FILE} is damaged: its identity lacks {', '.join(missing)}")
+        if not run.rows:
+            raise CertifyError(f"{folder}: no input of this run is finished yet; repeat the command that made it")
         certified = _from_run(run)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, CertifyError):
@@ -122,8 +158,8 @@ def _from_run(run: Run) -> CertifiedSet:
 def read_log(path: Path) -> CertifiedSet:
     """Read a log in the format of Cohen et al. 2019: a header and one tab-separated row per input.
 
-    Columns `idx label predict radius correct time`, in any order and with others beside them. `time` is in seconds or as
-    H:MM:SS.ffffff; `predict` is -1 where abstained.
+    Columns `idx label predict radius correct time`, in any order and with others beside them. `time` is in seconds or
+    as H:MM:SS.ffffff; `predict` is -1 where abstained.
 
     Raises:
         CertifyError: If something cannot be read or contradicts itself; the message names file, line and column.
@@ -182,7 +218,8 @@ def _read_row(path: Path, number: int, header: list[str], line: str) -> dict[str
         # The first column that is absent, or the first that the header does not name.
         column = header[len(fields)] if len(fields) < len(header) else str(len(header) + 1)
         raise CertifyError(
-            f"{path}, line {number}, column {column}: a row must have {len(header)} tab-separated fields, got {len(fields)}"
+            f"{path}, line {number}, column {column}: a row must have {len(header)} tab-separated fields, got "
+            f"{len(fields)}"
         )
     row: dict[str, Any] = {}
     for column, text in zip(header, fields, strict=True):
@@ -194,12 +231,13 @@ def _read_row(path: Path, number: int, header: list[str], line: str) -> dict[str
             row[column] = value
     if (row["correct"] == 1) != (row["predict"] == row["label"]):
         raise CertifyError(
-            f"{path}, line {number}, column correct: it must be 1 exactly where predict equals label, got {row['correct']} "
-            f"for predict {row['predict']} and label {row['label']}"
+            f"{path}, line {number}, column correct: it must be 1 exactly where predict equals label, got "
+            f"{row['correct']} for predict {row['predict']} and label {row['label']}"
         )
     if row["predict"] == ABSTAINED and row["radius"] != 0:
         raise CertifyError(
-            f"{path}, line {number}, column radius: it must be 0 where predict is {ABSTAINED} (abstained), got {row['radius']}"
+            f"{path}, line {number}, column radius: it must be 0 where predict is {ABSTAINED} (abstained), got "
+            f"{row['radius']}"
         )
     return row
 
@@ -267,9 +305,8 @@ def _short_names(paths: Sequence[Path]) -> list[str]:
 
 def _distinct(names: Sequence[str]) -> list[str]:
     """Number the names that occur more than once."""
-    seen: dict[str, int] = {}
-    result = []
+    result: list[str] = []
     for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        result.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+        choices = (name if k == 1 else f"{name} ({k})" for k in range(1, len(names) + 1))
+        result.append(next(choice for choice in choices if choice not in result))
     return result

@@ -14,6 +14,7 @@ from certify.metrics import (
     Mean,
     Share,
     abstention,
+    accuracy,
     average_certified_radius,
     certified_accuracy,
     check_radii,
@@ -21,7 +22,7 @@ from certify.metrics import (
     population_lower_bound,
 )
 from certify.report.wording import (
-    alpha_sentence,
+    alpha_sentences,
     inputs_text,
     interval_caption,
     marked_name,
@@ -41,6 +42,7 @@ class TableRow:
     Attributes:
         certified: The certificates.
         accuracies: Certified accuracy at each radius of the table.
+        accuracy: Accuracy of the smoothed classifier on the inputs as they are; abstaining is wrong.
         acr: Mean radius, 0 where wrong or abstained.
         abstention: Share that abstained.
         population: Lower bounds on the certified accuracies of the population; None where alpha is not known.
@@ -48,6 +50,7 @@ class TableRow:
 
     certified: CertifiedSet
     accuracies: tuple[Share, ...]
+    accuracy: Share
     acr: Mean
     abstention: Share
     population: tuple[float, ...] | None
@@ -83,7 +86,7 @@ class CertifiedTable:
 
     def to_markdown(self) -> str:
         """Return the table, its intervals and what they do not say, as Markdown."""
-        notes = [f"- {markdown_escape(alpha_sentence(certified))}" for certified in self.sets]
+        notes = [f"- {markdown_escape(sentence)}" for sentence in alpha_sentences(self.sets)]
         return "\n".join(
             [
                 table_caption(self.sets),
@@ -110,7 +113,7 @@ class CertifiedTable:
 
     def to_latex(self) -> str:
         """Return two `table` environments for the package booktabs: the numbers, and their intervals."""
-        notes = " ".join(alpha_sentence(certified) for certified in self.sets)
+        notes = " ".join(alpha_sentences(self.sets))
         return "\n".join(
             [
                 "% needs \\usepackage{booktabs}",
@@ -158,6 +161,7 @@ class CertifiedTable:
             "n": certified.n,
             "alpha": certified.alpha,
             "alpha_over_all_inputs": None if certified.alpha is None else certified.alpha * len(certified),
+            "accuracy": _share(row.accuracy),
             "acr": {"value": row.acr.value, "low": row.acr.low, "high": row.acr.high},
             "abstention": _share(row.abstention),
             "certified_accuracy": at_radii,
@@ -202,11 +206,13 @@ def _row(certified: CertifiedSet, radii: tuple[float, ...], confidence: float) -
     population = None
     if certified.alpha is not None:
         population = tuple(
-            population_lower_bound(share.count, share.total, certified.alpha, confidence=confidence) for share in accuracies
+            population_lower_bound(share.count, share.total, certified.alpha, confidence=confidence)
+            for share in accuracies
         )
     return TableRow(
         certified,
         accuracies,
+        accuracy(certified, confidence=confidence),
         average_certified_radius(certified, confidence=confidence),
         abstention(certified, confidence=confidence),
         population,
@@ -219,23 +225,26 @@ def _share(share: Share) -> dict[str, float]:
 
 def _flat(record: dict[str, Any]) -> dict[str, Any]:
     """One record of `to_dict` as one CSV line: a column for each number, named by what it is and at which radius."""
-    line = {key: "" if value is None else value for key, value in record.items() if not isinstance(value, dict | list)}
-    for key in ("acr", "abstention"):
+    line = {key: value for key, value in record.items() if not isinstance(value, dict | list)}
+    for key in ("accuracy", "acr", "abstention"):
         line |= {key: record[key]["value"], f"{key}_low": record[key]["low"], f"{key}_high": record[key]["high"]}
     for at in record["certified_accuracy"]:
         r = number(at["radius"])
-        line |= {f"accuracy@{r}": at["value"], f"low@{r}": at["low"], f"high@{r}": at["high"]}
+        line |= {f"certified@{r}": at["value"], f"certified_low@{r}": at["low"], f"certified_high@{r}": at["high"]}
         line[f"population_low@{r}"] = at["population_lower_bound"]
     return {key: "" if value is None else value for key, value in line.items()}
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], drop: Sequence[int] = ()) -> list[str]:
-    """Return the lines of a Markdown table, aligned for the eye as well; the first column is text, the others numbers."""
+    """Return the lines of a Markdown table, aligned for the eye too; the first column is text, the others numbers."""
     kept = [[markdown_escape(cell) for i, cell in enumerate(line) if i not in drop] for line in (header, *rows)]
     widths = [max(len(line[i]) for line in kept) for i in range(len(kept[0]))]
     rule = [("-" * w if i == 0 else "-" * (max(w, 2) - 1) + ":") for i, w in enumerate(widths)]
     aligned = [
-        [cell.ljust(w) if i == 0 else cell.rjust(max(w, 2)) for i, (cell, w) in enumerate(zip(line, widths, strict=True))]
+        [
+            cell.ljust(w) if i == 0 else cell.rjust(max(w, 2))
+            for i, (cell, w) in enumerate(zip(line, widths, strict=True))
+        ]
         for line in kept
     ]
     return [f"| {' | '.join(line)} |" for line in (aligned[0], rule, *aligned[1:])]

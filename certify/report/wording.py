@@ -1,8 +1,8 @@
 """Numbers and sentences as reports show them: how they are rounded, and what they claim.
 
-Rounding: one input's radius is a claim and goes down. Shares and means are statistics and go to the nearest digit, as the
-field prints them (an ACR of .42888 is published as .4289), except that a share is never shown as 100.0 unless it is all.
-Interval ends go outwards. Files for machines (CSV, JSON) hold the unrounded numbers.
+Rounding: one input's radius is a claim and goes down. Shares and means are statistics and go to the nearest digit, as
+the field prints them (an ACR of .42888 is published as .4289), except that a share is never shown as 100.0 unless it is
+all. Interval ends go outwards. Files for machines (CSV, JSON) hold the unrounded numbers.
 """
 
 from collections.abc import Sequence
@@ -11,21 +11,25 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from certify.metrics import CertifiedSet, Mean, Share
 
 ENVELOPE_CAVEAT = (
-    "The envelope is the best of several smoothed classifiers at each radius: it takes all of these runs, and it is not the "
-    "certified accuracy of any one classifier. Choosing the noise level per input would spend alpha once per level."
+    "The envelope is the best of several smoothed classifiers at each radius: it takes all of these runs, and is not "
+    "the certified accuracy of any one classifier. Choosing the noise level per input would spend alpha once per level."
 )
 
 LOG_CAVEAT = (
-    "a log holds neither votes nor settings: its claim, noise, n and alpha are not recorded in the file, nor is the number of "
-    "inputs that were planned; its columns are taken as they are"
+    "alpha is not recorded, because a log holds neither votes nor settings (nor how many inputs were planned); its "
+    "columns are taken as they are"
 )
 
 
 def percent(share: Share) -> str:
     """Return a share in percent, to the nearest tenth from the exact fraction; 100.0 only if it is all."""
-    tenths = Decimal(1000 * share.count) / Decimal(share.total)
-    rounded = tenths.quantize(Decimal(1), rounding=ROUND_HALF_EVEN)
-    return f"{min(rounded, Decimal(999)) / 10:.1f}" if share.count < share.total else "100.0"
+    return percent_of(share.count, share.total)
+
+
+def percent_of(count: int, total: int) -> str:
+    """Return count / total in percent; see `percent`."""
+    tenths = (Decimal(1000 * count) / Decimal(total)).quantize(Decimal(1), rounding=ROUND_HALF_EVEN)
+    return "100.0" if count == total else str(min(tenths, Decimal(999)) / 10 + Decimal("0.0"))
 
 
 def percent_interval(share: Share) -> str:
@@ -47,7 +51,8 @@ def mean_interval(mean: Mean) -> str:
     """Return the interval of a mean to four digits, rounded outwards; "-" where there is none."""
     if mean.low is None or mean.high is None:
         return "-"
-    return f"{_fixed(mean.low, 4, ROUND_FLOOR)}–{_fixed(mean.high, 4, ROUND_CEILING)}"
+    low, high = _fixed(mean.low, 4, ROUND_FLOOR), _fixed(mean.high, 4, ROUND_CEILING)
+    return f"{low}–{high}" if mean.low >= 0 else f"{low} to {high}"
 
 
 def signed(value: float) -> str:
@@ -56,12 +61,8 @@ def signed(value: float) -> str:
 
 
 def p_text(p_value: float | None) -> str:
-    """Return a p-value in three digits, rounded up; "-" where there is none."""
-    if p_value is None:
-        return "-"
-    if p_value < 1e-4:
-        return "< 0.0001"
-    return _fixed(p_value, 4, ROUND_CEILING)
+    """Return a p-value in two significant digits; "-" where there is none."""
+    return "-" if p_value is None else f"{p_value:.2g}"
 
 
 def number(value: float) -> str:
@@ -79,16 +80,20 @@ def marked_name(certified: CertifiedSet) -> str:
     return certified.name if certified.notice is None else f"{certified.name} ({certified.notice})"
 
 
-def alpha_sentence(certified: CertifiedSet) -> str:
-    """Say how likely the certificates are to be false: per input, and over all inputs."""
-    if certified.alpha is None:
-        return f"{certified.name}: alpha is not recorded; {LOG_CAVEAT}."
-    inputs, alpha = len(certified), certified.alpha
-    expected = Decimal(repr(alpha)) * inputs
-    union = f"; the probability that any is false is at most {expected.normalize():f}" if expected < 1 else ""
+def alpha_sentences(sets: Sequence[CertifiedSet]) -> list[str]:
+    """Say how likely certificates are to be false, per input and over all inputs: a sentence per run, one for logs."""
+    sentences = [_alpha_sentence(certified, certified.alpha) for certified in sets if certified.alpha is not None]
+    logs = [certified.name for certified in sets if certified.alpha is None]
+    return [*sentences, f"{', '.join(logs)}: {LOG_CAVEAT}."] if logs else sentences
+
+
+def _alpha_sentence(certified: CertifiedSet, alpha: float) -> str:
+    inputs = len(certified)
+    expected = (Decimal(repr(alpha)) * inputs).normalize()
+    union = f", and the probability that any is false is at most {expected:f}" if expected < 1 else ""
     return (
-        f"{certified.name}: per input, a certificate is false with probability at most alpha = {alpha:g}, over the noise; over "
-        f"all {inputs} inputs, at most N alpha = {expected.normalize():f} false ones are expected{union}."
+        f"{certified.name}: per input, a certificate is false with probability at most alpha = {alpha:g}, over the "
+        f"noise; over all {inputs} inputs, at most N alpha = {expected:f} false ones are expected{union}."
     )
 
 
@@ -113,17 +118,17 @@ def table_caption(sets: Sequence[CertifiedSet]) -> str:
     else:
         over = "all test inputs"
     return (
-        f"Certified accuracy in % at r: the share of {over} with the right class and a certified {radius} of at least r, in "
-        "input units. An input that is wrong or abstained counts as not certified. ACR is the mean radius over the same "
-        "inputs, 0 where wrong or abstained."
+        f"Certified accuracy in % at r: the share of {over} with the right class and a certified {radius} of at least "
+        "r (input units). An input that is wrong or abstained counts as not certified. ACR is the mean radius over the "
+        "same inputs, 0 where wrong or abstained."
     )
 
 
 def interval_caption(confidence: float) -> str:
     """Say what the intervals are."""
     return (
-        f"{confidence_text(confidence)} confidence intervals over the inputs, each by itself: exact (Clopper-Pearson) for "
-        "shares, Student's t for ACR. They take the certificates as true; alpha is stated apart."
+        f"{confidence_text(confidence)} confidence intervals over the inputs, each by itself: exact (Clopper-Pearson) "
+        "for shares, Student's t for ACR. They take the certificates as true; alpha is stated apart."
     )
 
 

@@ -163,13 +163,16 @@ class SmoothingDistribution(ABC):
             p = np.maximum(p, complement_down(q))
         rival = q if rival_upper is None else np.minimum(q, _probability("rival_upper", rival_upper))
         p, q, rival = np.broadcast_arrays(p, q, rival)
+        shape = p.shape
+        # numpy turns the results for arrays without axes into scalars; the formulas need not care.
+        p, q, rival = (np.atleast_1d(array) for array in (p, q, rival))
         # Every law here is even, so that the growth function G(p) = sign(p - 1/2) int dp / Phi of the differential
         # method is odd about 1/2 and R = (G(p_A) - G(p_B)) / 2: the mean of two one-sided radii, rounded before the
         # difference is taken (p_A and p_B may be close, and cancellation would eat a relative allowance).
         with np.errstate(invalid="ignore"):  # p = 0 against p_B = 0 is inf - inf; the next line gives it radius 0
             result = 0.5 * (self._growth(p, q, norm) + self._growth(1.0 - rival, rival, norm))
         result = np.where(rival < p, np.maximum(result, 0.0), 0.0)
-        return float(result) if result.ndim == 0 else result
+        return result.reshape(shape) if shape else float(result[0])
 
     def _growth(
         self, p: Float64[ndarray, "..."], q: Float64[ndarray, "..."], norm: Norm
@@ -177,9 +180,9 @@ class SmoothingDistribution(ABC):
         """Return a lower bound on G(p), the odd extension of the one-sided radius; q is 1 - p, both at full precision.
         """
         with np.errstate(divide="ignore"):
-            above = down(np.asarray(self._one_sided_radius(np.minimum(q, 0.5), norm), dtype=np.float64))
+            above = down(self._one_sided_radius(np.minimum(q, 0.5), norm))
             # From p itself: 1 - q has lost the digits of a small p.
-            below = up(np.asarray(self._one_sided_radius(np.minimum(p, 0.5), norm), dtype=np.float64))
+            below = up(self._one_sided_radius(np.minimum(p, 0.5), norm))
         return np.where(q < 0.5, above, -below)
 
     def require_norm(self, norm: Norm | str) -> Norm:

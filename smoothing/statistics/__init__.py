@@ -7,5 +7,16 @@ from smoothing.statistics.binomial import (
     minimum_votes,
     success_lower_bound,
 )
+from smoothing.statistics.rank import rank_p_value, rank_test
+from smoothing.statistics.tail import MAX_VOTES
 
-__all__ = ["check_alpha", "failure_upper_bound", "log_binomial_cdf", "minimum_votes", "success_lower_bound"]
+__all__ = [
+    "MAX_VOTES",
+    "check_alpha",
+    "failure_upper_bound",
+    "log_binomial_cdf",
+    "minimum_votes",
+    "rank_p_value",
+    "rank_test",
+    "success_lower_bound",
+]

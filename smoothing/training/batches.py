@@ -16,8 +16,8 @@ Transform = Callable[[Tensor, torch.Generator], Tensor]
 
 
 def as_inputs(
-    images: Float[Tensor, "n *shape"] | UInt8[Tensor, "n *shape"], device: torch.device
-) -> Float[Tensor, "n *shape"]:
+    images: Float[Tensor, " n *shape"] | UInt8[Tensor, " n *shape"], device: torch.device
+) -> Float[Tensor, " n *shape"]:
     """Return images as float32 inputs on `device`: 8-bit ones divided by 255, floating ones as they are."""
     moved = images.to(device, non_blocking=True)
     return moved.to(torch.float32).div_(255.0) if images.dtype == torch.uint8 else moved.to(torch.float32)
@@ -57,7 +57,7 @@ class BatchSource:
 
     def __init__(
         self,
-        images: Float[Tensor, "n *shape"] | UInt8[Tensor, "n *shape"],
+        images: Float[Tensor, " n *shape"] | UInt8[Tensor, " n *shape"],
         labels: Int[Tensor, " n"],
         *,
         batch_size: int,

@@ -1,6 +1,7 @@
 """How a training is run, apart from the model, the noise and the objective."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,7 +74,7 @@ class TrainingConfig:
         _check_number("decay_factor", self.decay_factor, "in (0, 1]", lambda v: 0 < v <= 1)
         _check_number("report_seconds", self.report_seconds, "at least 0 and finite", lambda v: 0 <= v < math.inf)
         if self.optimizer == "sgd" and self.nesterov and self.momentum == 0:
-            raise InvalidArgumentError("momentum must be positive with nesterov, got momentum=0; give nesterov=False")
+            raise InvalidArgumentError("momentum must be positive with nesterov, got momentum=0; turn nesterov off")
 
     def optimizer_settings(self) -> OptimizerSettings:
         """Return what the optimiser is made from."""
@@ -90,6 +91,6 @@ def _check_choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
         raise InvalidArgumentError(f"{name} must be one of {', '.join(allowed)}, got {name}={value!r}")
 
 
-def _check_number(name: str, value: Any, rule: str, holds: Any) -> None:
+def _check_number(name: str, value: Any, rule: str, holds: Callable[[float], bool]) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not holds(value):
         raise InvalidArgumentError(f"{name} must be {rule}, got {name}={value!r}")

@@ -14,7 +14,7 @@ from smoothing.training.randomness import seeded_generator
 
 def accuracy(
     model: nn.Module,
-    images: Float[Tensor, "n *shape"] | UInt8[Tensor, "n *shape"],
+    images: Float[Tensor, " n *shape"] | UInt8[Tensor, " n *shape"],
     labels: Int[Tensor, " labels"],
     law: SmoothingDistribution | None = None,
     *,

@@ -29,7 +29,7 @@ class Batch:
         epoch: Epoch from 0; for warm-ups.
     """
 
-    x: Float[Tensor, "batch *shape"]
+    x: Float[Tensor, " batch *shape"]
     y: Int64[Tensor, " batch"]
     index: Int64[Tensor, " batch"]
     epoch: int
@@ -40,7 +40,7 @@ class Objective(ABC):
     """What one training step minimises.
 
     An objective is one frozen dataclass whose fields are its hyper-parameters, in a file of its own, with one row in
-    `table.py`. It draws all its noise from the generator that it is given, so that a training is a function of its seed.
+    `table.py`. It draws all noise from the generator that it is given, so that a training is a function of its seed.
     """
 
     name: ClassVar[str]
@@ -69,12 +69,12 @@ class Objective(ABC):
 
 
 def add_noise(
-    x: Float[Tensor, "batch *shape"], law: SmoothingDistribution, generator: torch.Generator
-) -> Float[Tensor, "batch *shape"]:
+    x: Float[Tensor, " batch *shape"], law: SmoothingDistribution, generator: torch.Generator
+) -> Float[Tensor, " batch *shape"]:
     """Return x + z with one independent draw z of the law for each row.
 
-    `law.perturb` makes many copies of *one* input, which is what certification needs; a training batch holds many inputs
-    with one draw each, hence `law.sample`. The sum is not clipped, as in certification.
+    `law.perturb` makes many copies of *one* input, which is what certification needs; a training batch holds many
+    inputs with one draw each, hence `law.sample`. The sum is not clipped, as in certification.
     """
     return law.sample(len(x), generator=generator, device=x.device, dtype=x.dtype).add_(x)
 

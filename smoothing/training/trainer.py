@@ -26,9 +26,9 @@ from smoothing.training.schedules import make_scheduler
 class Trainer:
     """Trains a base classifier for a smoothing law.
 
-    All randomness (order, augmentation, noise, dropout) comes from generators seeded by `config.seed`; the global random
-    state is left as it was found. On a CPU the same seed gives the same weights, bit for bit, for the same torch release
-    and number of threads; kernels on GPUs may add in another order each time.
+    All randomness (order, augmentation, noise, dropout) comes from generators seeded by `config.seed`; the global
+    random state is left as it was found. On a CPU the same seed gives the same weights, bit for bit, for the same torch
+    release and number of threads; kernels on GPUs may add in another order each time.
 
     Args:
         model: From [batch, *shape] in input units to scores [batch, classes], normalisation inside; trained in place,
@@ -59,6 +59,7 @@ class Trainer:
         objective: Objective,
         config: TrainingConfig,
         device: torch.device | str | None = None,
+        *,
         transform: Transform | None = None,
     ) -> None:
         self.model = model
@@ -75,7 +76,7 @@ class Trainer:
 
     def fit(
         self,
-        images: Float[Tensor, "n *shape"] | UInt8[Tensor, "n *shape"],
+        images: Float[Tensor, " n *shape"] | UInt8[Tensor, " n *shape"],
         labels: Int[Tensor, " labels"],
     ) -> Iterator[Event]:
         """Train, and yield what happens; the training goes on only as far as its events are asked for.
@@ -111,9 +112,12 @@ class Trainer:
 
     def _check_scores(self, images: Tensor, labels: Tensor) -> None:
         # On a GPU a label beyond the scores kills the process's CUDA context; one forward pass finds it here.
-        with self._forward.evaluating(), torch.no_grad():
-            scores = self._forward(as_inputs(images[:2], self.device))
         rows = len(images[:2])
+        with self._forward.evaluating(), torch.no_grad():
+            try:
+                scores = self._forward(as_inputs(images[:2], self.device))
+            except RuntimeError as error:
+                raise ClassifierError(f"the model fails on inputs of shape {self.law.shape}: {error}") from error
         if not isinstance(scores, Tensor) or not scores.is_floating_point() or scores.dim() != 2 or len(scores) != rows:
             shape = f"{scores.dtype} {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
             raise ClassifierError(
@@ -139,7 +143,9 @@ class Trainer:
                 whole, rate = Progress(), 0.0
                 while whole.steps < source.steps:
                     with randomness.active():
-                        part, rate = self._steps(batches, generator, optimizer, scheduler, epoch, whole.steps)
+                        part, rate = self._steps(
+                            batches, generator, optimizer, scheduler, epoch=epoch, first=whole.steps
+                        )
                     whole += part
                     yield StepDone(
                         epoch,
@@ -173,6 +179,7 @@ class Trainer:
         generator: torch.Generator,
         optimizer: torch.optim.Optimizer,
         scheduler: torch.optim.lr_scheduler.LRScheduler,
+        *,
         epoch: int,
         first: int,
     ) -> tuple[Progress, float]:

@@ -60,12 +60,13 @@ class ArrayDataset(Dataset):
             return torch.from_numpy(self.images[rows])
         if self.transform is None:
             return unit_scale(self.images[rows], self.grid)
+        expected = self.shape
         arrays = [self._transformed(index) for index in indices]
         for index, array in zip(indices, arrays, strict=True):
-            if array.shape != self.shape:
+            if array.shape != expected:
                 raise UsageError(
                     f"{self.name}: a transform must return images of one size, got {array.shape} for input {index} and "
-                    f"{self.shape} for input 0"
+                    f"{expected} for input 0"
                 )
         return unit_scale(np.stack(arrays), self.grid)
 

@@ -1,0 +1,92 @@
+"""What must be equal before a vote is drawn again: the machine's noise, the model, the data, every single input."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from certify.audit.findings import AuditError
+from certify.audit.folder import RawRow
+from certify.datasets.base import Dataset
+
+
+def _torch_streams(identity: dict[str, Any]) -> None:
+    """Refuse unless torch's own random streams are those of the run: they differ by device kind and by release."""
+    recorded, here = identity.get("torch_version"), torch.__version__
+    if recorded != here:
+        raise AuditError(
+            f"noise version torch-block-v1 can be drawn again only by the torch that drew it: the run used torch "
+            f"{recorded}, here is torch {here}"
+        )
+    kind = identity.get("device_kind")
+    available = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    if kind not in available:
+        raise AuditError(
+            f"noise version torch-block-v1 can be drawn again only on the device kind that drew it: the run used "
+            f"{kind!r}, this machine has {' and '.join(available)}"
+        )
+
+
+NOISE_VERSIONS: dict[str, Callable[[dict[str, Any]], None]] = {"torch-block-v1": _torch_streams}
+"""Noise version -> check that this machine draws the same noise; a new version is one row."""
+
+
+def check_machine(identity: dict[str, Any]) -> torch.device:
+    """Check that the recorded noise can be drawn here, and return the device to draw it on.
+
+    Raises:
+        AuditError: If it cannot.
+    """
+    version = identity.get("noise_version")
+    check = NOISE_VERSIONS.get(version) if isinstance(version, str) else None
+    if check is None:
+        raise AuditError(f"noise version must be one of {', '.join(NOISE_VERSIONS)} to be replayed, got {version!r}")
+    check(identity)
+    return torch.device(str(identity["device_kind"]))
+
+
+def check_digest(what: str, recorded: object, here: str, options: str) -> None:
+    """Refuse a model or data other than the recorded ones.
+
+    Raises:
+        AuditError: If the digests differ.
+    """
+    if recorded != here:
+        raise AuditError(
+            f"the {what} must be that of the run: run.json has the digest {recorded}, what was loaded has {here}; "
+            f"no vote was drawn. If the original lies elsewhere, name it by {options}"
+        )
+
+
+def check_inputs(rows: Sequence[RawRow], data: Dataset, shape: tuple[int, ...]) -> dict[int, Tensor]:
+    """Return the inputs of `rows`, float32, after comparing each with its recorded hash and label.
+
+    Raises:
+        AuditError: If one of them is not the recorded one.
+    """
+    inputs: dict[int, Tensor] = {}
+    for row in rows:
+        if not 0 <= row.index < len(data):
+            raise AuditError(
+                f"input {row.index} is not in the data set, which has {len(data)} inputs; no vote was drawn"
+            )
+        x, payload = data.inputs([row.index])[0], row.payload or {}
+        if tuple(x.shape) != shape:
+            raise AuditError(f"input {row.index} must have shape {shape}, got {tuple(x.shape)}; no vote was drawn")
+        here = hashlib.sha256(np.ascontiguousarray(x.numpy(), dtype="<f4").tobytes()).hexdigest()
+        if payload.get("input_sha256") != here:
+            raise AuditError(
+                f"input {row.index} must be that of the run: the journal has sha256 {payload.get('input_sha256')}, "
+                f"what was loaded has {here}; no vote was drawn"
+            )
+        label = int(data.labels([row.index])[0])
+        if payload.get("label") != label:
+            raise AuditError(
+                f"the label of input {row.index} must be that of the run: the journal has {payload.get('label')!r}, "
+                f"the data set has {label}; no vote was drawn"
+            )
+        inputs[row.index] = x
+    return inputs

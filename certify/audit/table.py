@@ -1,0 +1,51 @@
+"""Who checks what: (kind of run, estimator, law) -> checker. A new kind, estimator or law is one row here."""
+
+from typing import Protocol, runtime_checkable
+
+from certify.audit.findings import AuditError, Findings
+from certify.audit.fixed import FixedChecker
+from certify.audit.folder import RawRow
+from certify.audit.radii import GAUSSIAN, LAPLACE, UNIFORM
+from certify.audit.spec import RunSpec
+
+
+@runtime_checkable
+class Checker(Protocol):
+    """Derives certificates again from their votes, without the code that issued them."""
+
+    @property
+    def description(self) -> str:
+        """What certificates are checked against, in words."""
+        ...
+
+    def check_run(self, spec: RunSpec, found: Findings) -> None:
+        """Check what `run.json` says of the estimator and the law."""
+        ...
+
+    def check(self, row: RawRow, spec: RunSpec, found: Findings) -> None:
+        """Check one row of the journal."""
+        ...
+
+
+CHECKERS: dict[tuple[str, str, str], Checker] = {
+    ("smoothing", "fixed", "gaussian"): FixedChecker(GAUSSIAN),
+    ("smoothing", "fixed", "laplace"): FixedChecker(LAPLACE),
+    ("smoothing", "fixed", "uniform"): FixedChecker(UNIFORM),
+}
+
+
+def find_checker(spec: RunSpec) -> Checker:
+    """Return the checker that is responsible for a run.
+
+    Raises:
+        AuditError: If there is none: what nobody can check has not passed.
+    """
+    checker = CHECKERS.get(spec.key)
+    if checker is None:
+        kind, estimator, law = spec.key
+        known = "; ".join(" / ".join(key) for key in CHECKERS)
+        raise AuditError(
+            f"nothing can audit kind {kind!r} with estimator {estimator!r} and law {law!r}; what can be audited "
+            f"(kind / estimator / law): {known}"
+        )
+    return checker

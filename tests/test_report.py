@@ -1,0 +1,654 @@
+"""Reports of run folders and logs: the numbers, what a part must say of itself, hostile names, and the page by itself."""
+
+import base64
+import csv
+import gzip
+import io
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from certify.cli import main
+from certify.datasets import load_dataset
+from certify.errors import CertifyError, UsageError
+from certify.journal import Journal
+from certify.metrics import certified_counts
+from certify.report import (
+    certified_table,
+    compare_paired,
+    plot_certified_accuracy,
+    read_source,
+    read_sources,
+    write_report,
+)
+from certify.report.page import LARGEST_BYTES, STRIPS
+from certify.report.plots import curve_figure, outcome_bars, radius_histogram, render
+from certify.report.strips import failures_first, make_strips
+from certify.report.tables import latex_escape, markdown_escape
+from certify.rundir import KIND, Row, claim_folder, export, read_run
+from certify.runner import input_digest
+from smoothing import Gaussian, SmoothedClassifier
+from smoothing.certificate import issue_certificate
+from smoothing.estimators.base import Estimate, Look, Phase, Status
+from smoothing.noise import NOISE_VERSION
+from smoothing.threat import Norm
+
+COHEN = "data/published_certify_logs/cohen2019_cifar10_resnet110"
+HOSTILE = "a<script>alert(1)</script>|\\input{x}$\\frac$%&_#^~[l](u)`"
+N = 1000
+FILES = {"table.md", "table.csv", "table.tex", "certified_accuracy.png", "certified_accuracy.pdf", "report.html"}
+
+Outcome = tuple[int | None, float]
+"""Prediction and upper bound on 1 - p of one input."""
+
+
+def make_estimate(prediction: int | None, q_upper: float, classes: int = 10) -> Estimate:
+    counts = [0] * (classes + 1)
+    top = 0 if prediction is None else prediction
+    counts[top] = round(N * (1 - q_upper))
+    counts[(top + 1) % classes] = N - counts[top] - 7
+    counts[-1] = 7
+    looks = (Look(Phase.SELECT, 10, (10, *[0] * classes)), Look(Phase.ESTIMATE, N, tuple(counts)))
+    status = Status.ABSTAINED if prediction is None else Status.CERTIFIED
+    return Estimate(status, prediction, 1 - q_upper, q_upper, None, 0.001, looks)
+
+
+def make_run(
+    folder: Path,
+    outcomes: Sequence[Outcome],
+    *,
+    planned: int | None = None,
+    sigma: float = 0.5,
+    settings: dict[str, Any] | None = None,
+    identity: dict[str, Any] | None = None,
+) -> Path:
+    """A run folder over the first digits of the test split, as `certify run` leaves it."""
+    data = load_dataset("digits")
+    law = Gaussian((1, 8, 8), sigma=sigma)
+    folder.mkdir(parents=True)
+    claim_folder(
+        folder,
+        {
+            "schema": 1,
+            "kind": KIND,
+            "identity": {
+                "model_digest": "ab" * 32,
+                "data_digest": data.digest(),
+                "data": "digits",
+                "split": "test",
+                "input_shape": [1, 8, 8],
+                "num_classes": 10,
+                "law": law.describe(),
+                "norm": "l2",
+                "convert_from": None,
+                "estimator": {"name": "fixed", "n0": 10, "n": N, "alpha": 0.001},
+                "seed": 7,
+                "noise_version": NOISE_VERSION,
+                "precision": "fp32",
+                "channels_last": False,
+                "compile": False,
+                "batch_size": 256,
+                "device_kind": "cpu",
+                "torch_version": torch.__version__,
+                **(identity or {}),
+            },
+            "settings": {
+                "model": "models/digits",
+                "data": "digits",
+                "data_root": None,
+                "indices": list(range(len(outcomes) if planned is None else planned)),
+                "data_size": len(data),
+                "class_names": list(data.class_names),
+                "shard": None,
+                "command": ["certify", "run", "models/digits"],
+                "trust_pickle": False,
+                **(settings or {}),
+            },
+            "environment": {"tool": "0.1.0", "torch": torch.__version__, "started": "2026-01-01T00:00:00+0000"},
+        },
+    )
+    with Journal(folder, kind=KIND, write=True) as journal:
+        for index, (prediction, q_upper) in enumerate(outcomes):
+            certificate = issue_certificate(
+                make_estimate(prediction, q_upper),
+                law,
+                Norm.L2,
+                index=index,
+                seed=7,
+                noise_version=NOISE_VERSION,
+            )
+            payload = {
+                "label": int(data.targets[index]),
+                "certificate": certificate.to_dict(),
+                "seconds": 0.25,
+                "input_sha256": input_digest(data.inputs([index])[0]),
+            }
+            journal.record_input(index, payload, certificate.looks)
+        export(folder, [Row.from_entry(entry) for entry in journal.entries()])
+    return folder
+
+
+def some_outcomes(count: int = 12) -> list[Outcome]:
+    """Wrong at 1 and 4, abstained at 2, else right with radii that differ."""
+    labels = load_dataset("digits").targets
+    outcomes: list[Outcome] = [(int(labels[i]), 0.01 + 0.03 * i / count) for i in range(count)]
+    outcomes[1] = ((int(labels[1]) + 3) % 10, 0.2)
+    outcomes[2] = (None, 0.6)
+    outcomes[4] = ((int(labels[4]) + 3) % 10, 0.1)
+    return outcomes
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return make_run(tmp_path / "run", some_outcomes())
+
+
+class _Page(HTMLParser):
+    """What a browser would load, and the structure of the page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.images: list[dict[str, str]] = []
+        self.open: list[str] = []
+        self.strips: list[str] = []
+        self.texts: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = {key: value or "" for key, value in attrs}
+        self.tags.append(tag)
+        self.links += [values[key] for key in ("href", "src", "srcset", "action", "data") if key in values]
+        assert not [key for key in values if key.startswith("on")]
+        if tag == "img":
+            self.images.append(values)
+        if tag == "article":
+            self.strips.append(values["class"])
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+
+def read_page(path: Path) -> tuple[_Page, str]:
+    """Parse a page and check what every page must be: whole, offline, described, without script, under 1 MB."""
+    data = path.read_bytes()
+    assert len(data) < 1_000_000
+    text = data.decode()
+    page = _Page(text)
+    assert page.open == []
+    assert all(link.startswith("data:") for link in page.links)
+    assert all(image["alt"] for image in page.images)
+    assert "script" not in page.tags
+    assert "link" not in page.tags
+    style = text[text.index("<style>") : text.index("</style>")]
+    assert "url(" not in style
+    assert "@import" not in style
+    return page, " ".join(" ".join(page.texts).split())
+
+
+def test_a_run_folder_and_its_export_give_the_same_set(run: Path, tmp_path: Path) -> None:
+    source = read_source(run)
+    copy = tmp_path / "copy.tsv"
+    copy.write_bytes((run / "certificates.tsv").read_bytes())
+    log = read_source(copy).certified
+    for column in ("idx", "label", "predict", "radius", "correct", "seconds"):
+        assert np.array_equal(getattr(source.certified, column), getattr(log, column)), column
+    assert source.to_tsv() == copy.read_text()
+    certified = source.certified
+    assert (certified.kind, certified.planned, certified.complete) == ("run", 12, True)
+    assert (certified.sigma, certified.norm, certified.alpha, certified.n0, certified.n) == (0.5, "l2", 0.001, 10, N)
+    assert certified.law == "gaussian(sigma=0.5)"
+    assert log.alpha is None
+
+
+def test_report_of_one_run(run: Path) -> None:
+    report = write_report(run)
+    assert {path.name for path in report.files} == FILES
+    assert all(path.parent == run and path.stat().st_size > 0 for path in report.files)
+    [row] = report.table.rows
+    assert [share.count for share in row.accuracies] == certified_counts(row.certified, report.table.radii).tolist()
+    assert row.accuracies[0].count == 9
+    assert report.notices == []
+    assert (run / "certified_accuracy.png").read_bytes().startswith(b"\x89PNG")
+    assert (run / "certified_accuracy.pdf").read_bytes().startswith(b"%PDF")
+    markdown = (run / "table.md").read_text()
+    assert "| run    |     12 | 75.0 |" in markdown
+    assert "alpha = 0.001" in markdown
+    assert "N alpha = 0.012" in markdown
+    [line] = csv.DictReader(io.StringIO((run / "table.csv").read_text()))
+    assert float(line["acr"]) == row.acr.value
+    assert float(line["certified@0"]) == float(line["accuracy"]) == 9 / 12
+    assert float(line["abstention"]) == 1 / 12
+    assert (line["alpha"], line["complete"], line["notice"]) == ("0.001", "True", "")
+    assert 0 < float(line["population_low@0"]) < float(line["certified@0"])
+
+
+def test_page_of_one_run(run: Path) -> None:
+    write_report(run)
+    page, text = read_page(run / "report.html")
+    certificate = read_run(run).rows[0].certificate
+    assert certificate.guarantee in text
+    assert certificate.covers in text
+    assert "abababababababab" in text
+    assert "identity.torch_version" in text
+    assert re.search(r"configuration SHA-256 [0-9a-f]{64}", text)
+    assert "N alpha = 0.012" in text
+    assert (run / "certificates.tsv").read_text() in (run / "report.html").read_text()
+    assert page.strips == ["strip wrong", "strip wrong", "strip abstained", *["strip right"] * 9]
+    assert "7 (0.7 %)" in text, "invalid answers are shown"
+    assert len(page.images) == 3 + 4 * 12
+    assert "the first samples whose votes were counted" in text
+    assert "Comparison" not in text
+
+
+def test_failures_come_first(run: Path) -> None:
+    rows = failures_first(read_run(run).rows)
+    assert [row.index for row in rows[:3]] == [4, 1, 2]
+    radii = [row.radius for row in rows[3:]]
+    assert radii == sorted(radii)
+    assert radii[0] > 0
+
+
+def test_strips_show_the_samples_that_were_counted(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    strips = make_strips(read_run(run), 1)
+    [strip] = strips.strips
+    seen: list[torch.Tensor] = []
+
+    def classifier(x: torch.Tensor) -> torch.Tensor:
+        seen.append(x.clone())
+        return torch.zeros((len(x), 10))
+
+    data = load_dataset("digits")
+    # The selection votes fill one batch and the estimation votes the next, so that the second batch begins with them.
+    smoothed = SmoothedClassifier(classifier, Gaussian((1, 8, 8), sigma=0.5), 10, batch_size=16)
+    smoothed.certify(data.inputs([strip.index]), n0=16, n=16, seed=7, indices=[strip.index])
+    assert len(seen) == 2
+    for picture, expected in zip(strip.pictures, [data.inputs([strip.index])[0], *seen[1][:3]], strict=True):
+        pixels = Image.open(io.BytesIO(base64.b64decode(picture.uri.split(",")[1])))
+        assert np.array_equal(np.asarray(pixels), (expected[0].clamp(0, 1) * 255).round().numpy().astype(np.uint8))
+    assert [bar.role for bar in strip.votes][0] == "predicted"
+    assert sum(bar.count for bar in strip.votes) == N
+    monkeypatch.setattr(torch, "__version__", "0.0")
+    assert "not the samples of the run" in make_strips(read_run(run), 1).note
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"identity": {"data_digest": "0" * 64}}, "is not the one of the run"),
+        ({"settings": {"data": "no/such/folder"}}, "no such file"),
+        ({"settings": {"data": "mnist", "data_root": "no/such/root"}}, "No pictures of single inputs"),
+    ],
+)
+def test_without_the_data_there_are_no_strips_but_a_reason(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    run = make_run(tmp_path / "run", some_outcomes(), **change)
+    write_report(run)
+    page, text = read_page(run / "report.html")
+    assert page.strips == []
+    assert message in text
+    assert "r = 0" in text
+
+
+def test_inputs_that_a_model_resized_are_not_shown_as_the_certified_ones(run: Path) -> None:
+    read = read_run(run)
+    other = replace(read, rows=tuple(replace(row, input_sha256="0" * 64) for row in read.rows))
+    strips = make_strips(other, 3)
+    assert strips.strips == ()
+    assert "SHA-256 differs" in strips.note
+
+
+PARTS = [
+    ({"planned": 500}, "partial: 12 of 500 planned inputs"),
+    ({"settings": {"shard": [1, 4]}}, "shard 1 of 4: a part of the run; merge first"),
+]
+
+
+@pytest.mark.parametrize(("change", "notice"), PARTS)
+def test_a_part_is_marked_wherever_it_is_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], change: dict[str, Any], notice: str
+) -> None:
+    run = make_run(tmp_path / "run", some_outcomes(), **change)
+    report = write_report(run)
+    assert report.notices == [f"run: {notice}"]
+    assert f"| run ({notice})" in (run / "table.md").read_text()
+    assert f"run ({notice}) &" in (run / "table.tex").read_text()
+    [line] = csv.DictReader(io.StringIO((run / "table.csv").read_text()))
+    assert (line["complete"], line["notice"]) == ("False", notice)
+    assert report.to_dict()["sources"][0]["complete"] is False
+    _, text = read_page(run / "report.html")
+    assert text.count(notice) >= 3
+    assert "Not whole." in text
+    for form in ("markdown", "latex", "csv"):
+        assert main(["report", str(run), "--format", form, "--no-html"]) == 0
+        assert notice in capsys.readouterr().out
+    # The export alone would hide that it is a part: it is read with its folder.
+    assert read_source(run / "certificates.tsv").certified.notice == notice
+
+
+@pytest.mark.parametrize(("change", "notice"), PARTS)
+def test_a_part_is_watermarked_in_plots(tmp_path: Path, change: dict[str, Any], notice: str) -> None:
+    certified = read_source(make_run(tmp_path / "run", some_outcomes(), **change)).certified
+    ax = plot_certified_accuracy(certified)
+    assert [text.get_text() for text in ax.texts] == ["PARTIAL"]
+    assert "PARTIAL" in ax.get_legend().get_texts()[0].get_text()
+    assert "PARTIAL" in [text.get_text() for text in radius_histogram([certified]).axes[0].texts]
+    assert "PARTIAL" in outcome_bars([certified]).axes[0].get_yticklabels()[0].get_text()
+    whole = replace(certified, planned=len(certified), shard=None)
+    assert list(plot_certified_accuracy(whole).texts) == []
+
+
+def test_inputs_of_an_earlier_larger_command_still_belong_to_the_run(tmp_path: Path) -> None:
+    certified = read_source(make_run(tmp_path / "run", some_outcomes(), planned=5)).certified
+    assert len(certified) == certified.planned == 12
+    assert certified.complete
+
+
+def test_shards_that_were_not_merged_are_refused(tmp_path: Path) -> None:
+    make_run(tmp_path / "run" / "shards" / "0-of-2", some_outcomes(), settings={"shard": [0, 2]})
+    with pytest.raises(CertifyError, match=r"certify merge .*run` first"):
+        write_report(tmp_path / "run")
+    assert read_source(tmp_path / "run" / "shards" / "0-of-2").certified.shard == (0, 2)
+
+
+def test_damaged_and_unfinished_runs_are_refused(run: Path, tmp_path: Path) -> None:
+    empty = make_run(tmp_path / "empty", [], planned=5)
+    with pytest.raises(CertifyError, match="no input of this run is finished yet"):
+        read_source(empty)
+    config = json.loads((run / "run.json").read_text())
+    for part, key in (("identity", "law"), ("identity", "estimator"), ("settings", "indices")):
+        broken = {**config, part: {k: v for k, v in config[part].items() if k != key}}
+        (run / "run.json").write_text(json.dumps(broken))
+        with pytest.raises(CertifyError, match=rf"run\.json is damaged: .*{key}"):
+            read_source(run)
+    config["identity"]["estimator"]["alpha"] = 0.5
+    (run / "run.json").write_text(json.dumps(config))
+    with pytest.raises(CertifyError, match=r"input 0 has another alpha, norm or law.*certify audit"):
+        read_source(run)
+
+
+@pytest.mark.shared
+def test_published_logs_side_by_side(shared_dir: Path, tmp_path: Path) -> None:
+    paths = [shared_dir / COHEN / f"noise_{s}_sigma_{s}.tsv" for s in ("0.25", "0.50")]
+    report = write_report(paths, tmp_path, radii=[0, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 1.75], envelope=True)
+    lines = {line.split()[1]: line for line in (tmp_path / "table.md").read_text().splitlines() if "| 500" in line}
+    lines = {
+        line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[3:-1]]
+        for line in (tmp_path / "table.md").read_text().splitlines()
+        if re.match(r"\| noise_\S+ +\| +500 ", line)
+    }
+    assert lines["noise_0.25_sigma_0.25"][:4] == ["74.8", "60.0", "42.8", "26.6"]
+    assert lines["noise_0.25_sigma_0.25"][8] == "0.4289"
+    assert lines["noise_0.50_sigma_0.50"][:9] == "65.2 54.6 41.4 32.0 23.4 15.2 9.4 5.2 0.5375".split()
+    [comparison] = report.comparisons
+    assert comparison.common == 500
+    _, text = read_page(tmp_path / "report.html")
+    assert "alpha is not recorded" in text
+    assert "Comparison on the same inputs" in text
+    assert "not the certified accuracy of any one classifier" in text
+    assert "Single inputs" not in text
+
+
+def test_names_from_outside_are_only_text(tmp_path: Path) -> None:
+    settings = {
+        "model": HOSTILE,
+        "class_names": [HOSTILE] * 10,
+        "command": [HOSTILE],
+        "model_description": HOSTILE,
+    }
+    run = make_run(tmp_path / "run", some_outcomes(), settings=settings)
+    report = write_report(run, tmp_path / "out", names=[HOSTILE])
+    page, text = read_page(tmp_path / "out" / "report.html")
+    assert "<script>" not in (tmp_path / "out" / "report.html").read_text()
+    assert HOSTILE in text
+    latex = (tmp_path / "out" / "table.tex").read_text()
+    assert "\\input" not in latex
+    assert latex_escape(HOSTILE) in latex
+    assert latex.count("&") - latex.count("\\&") == sum(
+        (len(report.table.header()) - 1) * 2 - (i == 1) * 2 for i in range(2)
+    )
+    markdown = (tmp_path / "out" / "table.md").read_text()
+    assert "<script>" not in markdown
+    assert markdown_escape(HOSTILE) in markdown
+    for line in markdown.splitlines():
+        if line.startswith("|"):
+            cells = len(re.findall(r"(?<!\\)\|", line)) - 1
+            assert cells in (len(report.table.header()), len(report.table.header()) - 1)
+    assert (tmp_path / "out" / "certified_accuracy.png").stat().st_size > 5000
+
+
+def test_latex_escapes_every_special_character() -> None:
+    assert latex_escape("\\{}$&#_%~^") == (
+        "\\textbackslash{}\\{\\}\\$\\&\\#\\_\\%\\textasciitilde{}\\textasciicircum{}"
+    )
+
+
+def test_names_with_markup_of_the_plot_library_are_drawn_as_they_are(run: Path) -> None:
+    for name in ("$x$", "_hidden", "100 $", "a\\$b"):
+        certified = replace(read_source(run).certified, name=name)
+        ax = plot_certified_accuracy(certified)
+        assert ax.get_legend().get_texts()[0].get_text().startswith(name)
+        assert render(ax.figure, "png") != b""
+        assert render(outcome_bars([certified]), "png") != b""
+        assert render(radius_histogram([certified]), "png") != b""
+
+
+def test_curves_fall_exactly_at_the_radii(run: Path) -> None:
+    certified = read_source(run).certified
+    ax = plot_certified_accuracy(certified)
+    line = ax.lines[0]
+    assert line.get_drawstyle() == "steps-post"
+    x, y = (np.asarray(values, dtype=np.float64) for values in line.get_data())
+    radii = certified.radius[certified.correct]
+    assert x[0] == 0
+    assert set(x[1:]) == set(radii)
+    assert y[-1] == 0
+    for at in [0.0, *radii, *(np.nextafter(radii, np.inf)), 0.123]:
+        # On a step "post" the value at x is that from the last point before it on; at a fall itself the line is vertical,
+        # and the share with radius >= r is its upper end.
+        drawn = y[max(np.searchsorted(x, at, side="left") - 1, 0)]
+        assert drawn == pytest.approx(100 * certified_counts(certified, [at])[0] / len(certified))
+
+
+def test_bands_hold_the_curve_and_the_envelope_is_the_best_of_all(run: Path, tmp_path: Path) -> None:
+    outcomes = [(p, min(q + 0.02, 0.49) if p is not None else q) for p, q in some_outcomes()]
+    outcomes[2] = (int(load_dataset("digits").targets[2]), 0.3)
+    sets = [s.certified for s in read_sources([run, make_run(tmp_path / "other", outcomes)])]
+    ax = plot_certified_accuracy(sets, envelope=True)
+    for line, band in zip(ax.lines, ax.collections, strict=False):
+        corners = band.get_paths()[0].vertices
+        assert corners[:, 1].min() <= min(line.get_ydata())
+        assert corners[:, 1].max() >= max(line.get_ydata())
+    x, y = (np.asarray(values, dtype=np.float64) for values in ax.lines[-1].get_data())
+    assert ax.lines[-1].get_linestyle() == "--" or ax.lines[-1].is_dashed()
+    assert "envelope" in ax.get_legend().get_texts()[-1].get_text()
+    for left, right, value in zip(x, x[1:], y, strict=False):
+        middle = (left + right) / 2
+        assert value == pytest.approx(max(100 * certified_counts(s, [middle])[0] / len(s) for s in sets))
+
+
+def test_envelopes_that_would_mislead_are_refused(run: Path, tmp_path: Path) -> None:
+    certified = read_source(run).certified
+    with pytest.raises(UsageError, match="over several runs, got one"):
+        plot_certified_accuracy(certified, envelope=True)
+    shorter = read_source(make_run(tmp_path / "shorter", some_outcomes()[:11])).certified
+    with pytest.raises(CertifyError, match="same inputs in every run"):
+        plot_certified_accuracy([certified, shorter], envelope=True)
+
+
+def test_norms_are_not_mixed(run: Path) -> None:
+    certified = read_source(run).certified
+    with pytest.raises(UsageError, match=r"one norm, got l1 \(run\), l2 \(run\)"):
+        certified_table([certified, replace(certified, norm="l1")])
+    certified_table([certified, replace(certified, norm=None, kind="log")])
+
+
+def test_plots_go_into_axes_that_are_given_and_touch_no_global_state(run: Path) -> None:
+    from matplotlib import rcParams
+    from matplotlib.figure import Figure
+
+    before = dict(rcParams)
+    ax = Figure().add_subplot()
+    certified = read_source(run).certified
+    assert plot_certified_accuracy([certified], ax) is ax
+    figure = curve_figure([certified])
+    for form in ("png", "pdf", "svg"):
+        assert render(figure, form) == render(curve_figure([certified]), form)
+    assert dict(rcParams) == before
+    assert figure.canvas.manager is None
+    with pytest.raises(UsageError, match="png, pdf or svg"):
+        render(figure, "gif")
+
+
+def test_figures_stand_for_hundreds_of_inputs_in_their_alt_text(run: Path) -> None:
+    write_report(run, radii=[0.0, 0.5])
+    page, _ = read_page(run / "report.html")
+    assert "run: 75.0 % at r = 0, " in page.images[0]["alt"]
+    assert "9 right, 2 wrong, 1 abstained of 12" in page.images[1]["alt"]
+
+
+@pytest.mark.parametrize("count", [2, 40])
+def test_strips_are_shared_out_and_the_page_stays_small(tmp_path: Path, count: int) -> None:
+    runs = [make_run(tmp_path / f"run{k}", some_outcomes(count if count > 12 else 12)) for k in range(2)]
+    write_report(runs, tmp_path / "out")
+    page, text = read_page(tmp_path / "out" / "report.html")
+    assert len(page.strips) == STRIPS
+    assert "Comparison on the same inputs" in text
+
+
+@pytest.mark.parametrize(("rows", "packed"), [(200, False), (15_000, True), (120_000, False)])
+def test_certificates_are_embedded_as_long_as_the_page_stays_under_a_megabyte(
+    tmp_path: Path, rows: int, packed: bool
+) -> None:
+    rng = np.random.default_rng(0)
+    lines = [f"{i}\t1\t1\t{r!r}\t1\t{t:.6f}" for i, (r, t) in enumerate(rng.random((rows, 2)).tolist())]
+    text = "\n".join(["idx\tlabel\tpredict\tradius\tcorrect\ttime", *lines, ""])
+    (tmp_path / "log.tsv").write_text(text)
+    write_report(tmp_path / "log.tsv", tmp_path)
+    page, shown = read_page(tmp_path / "report.html")
+    links = [link for link in page.links if link.startswith("data:application/gzip")]
+    assert len(links) == packed
+    if packed:
+        assert gzip.decompress(base64.b64decode(links[0].split(",")[1])).decode() == text
+    else:
+        assert (text in (tmp_path / "report.html").read_text()) is (rows == 200)
+        assert ("too many certificates for one page" in shown) is (rows != 200)
+    assert (tmp_path / "report.html").stat().st_size < LARGEST_BYTES
+
+
+def test_command_prints_json_and_says_where_files_are(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = make_run(tmp_path / "other", some_outcomes(), sigma=0.25)
+    out = tmp_path / "out"
+    arguments = [str(run), str(other), "--out", str(out), "--radii", "0.5,0", "--name", "A", "--name", "B"]
+    assert main(["report", *arguments, "--json", "--compare", "--envelope"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["radii"] == [0.0, 0.5]
+    assert [source["name"] for source in data["sources"]] == ["A", "B"]
+    assert data["sources"][0]["alpha_over_all_inputs"] == pytest.approx(0.012)
+    assert data["sources"][0]["certified_accuracy"][0]["count"] == 9
+    assert data["comparisons"][0]["common"] == 12
+    assert {Path(path).name for path in data["files"]} == FILES
+    assert {path.name for path in out.iterdir()} == FILES
+    assert main(["report", *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert "| A      |     12 | 75.0 |" in printed
+    for path in data["files"]:
+        assert path in printed
+    assert main(["report", *arguments, "--format", "csv"]) == 0
+    printed = capsys.readouterr()
+    assert list(csv.DictReader(io.StringIO(printed.out)))[1]["name"] == "B"
+    assert str(out / "table.md") in printed.err
+
+
+def test_default_folder(tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "log.tsv").write_bytes((run / "certificates.tsv").read_bytes())
+    assert write_report("log.tsv", html=False).files[0].parent == Path("certify-report")
+    assert write_report([run, "log.tsv"], html=False).files[0].parent == Path("certify-report")
+    assert write_report(run, html=False).files[0].parent == run
+    assert not (tmp_path / "certify-report" / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["nothing"], 1, "no run folder and no log at nothing"),
+        (["run", "--radii", "0,x"], 2, "radii must be numbers"),
+        (["run", "--compare"], 2, "a comparison needs two sources or more"),
+        (["run", "--envelope"], 2, "over several runs, got one"),
+        (["run", "--name", "a", "--name", "b"], 2, "one name per source"),
+        (["run", "--format", "html"], 2, "markdown"),
+        (["bad.tsv"], 1, "bad.tsv, line 2, column radius"),
+        (["run", "other.tsv", "--compare"], 1, "no input in common"),
+        (["."], 1, "is not a run folder"),
+    ],
+)
+def test_wrong_usage_and_failures_have_their_exit_codes(
+    tmp_path: Path,
+    run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    code: int,
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    header = "idx\tlabel\tpredict\tradius\tcorrect\ttime\n"
+    (tmp_path / "bad.tsv").write_text(f"{header}0\t1\t1\tmuch\t1\t2\n")
+    (tmp_path / "other.tsv").write_text(f"{header}5000\t1\t1\t0.5\t1\t2\n")
+    assert main(["report", *arguments]) == code
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "certify-report").exists(), "nothing is written unless everything could be computed"
+    assert not (run / "table.md").exists()
+
+
+def test_two_sources_over_different_data_are_reported_without_a_comparison(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "log.tsv").write_text("idx\tlabel\tpredict\tradius\tcorrect\ttime\n5000\t1\t1\t0.5\t1\t2\n")
+    report = write_report([run, tmp_path / "log.tsv"], tmp_path / "out")
+    assert report.comparisons == ()
+    assert "Comparison" not in (tmp_path / "out" / "table.md").read_text()
+
+
+def test_comparison_of_a_part_says_so(run: Path, tmp_path: Path) -> None:
+    part = make_run(tmp_path / "part", some_outcomes()[:7], planned=12)
+    sets = [source.certified for source in read_sources([run, part])]
+    result = compare_paired(*sets, [0.0])
+    text = " ".join(result.sentences())
+    assert "partial: 7 of 12 planned inputs" in text
+    assert "left out: 5 inputs of the first alone, 0 of the second alone" in text
+
+
+def test_table_fits_a_terminal(run: Path, tmp_path: Path) -> None:
+    from rich.console import Console
+
+    from certify.report.terminal import print_report
+
+    other = make_run(tmp_path / "other [red]", some_outcomes(), sigma=0.25, planned=99)
+    report = write_report(
+        [run, other], tmp_path / "out", radii=[0.05 * k for k in range(20)], html=False, envelope=True
+    )
+    target = io.StringIO()
+    print_report(Console(file=target, width=100), report)
+    text = target.getvalue()
+    assert max(map(len, text.splitlines())) <= 100
+    assert "other [red]" in text
+    assert "partial: 12 of 99" in " ".join(text.split())
+    assert all(f"r={0.05 * k:g} " in text + " " or f"r={0.05 * k:g}\n" in text for k in range(20))
