@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from certify.report import Report, write_report
-from certify.runner import RunPlan, execute
 from certify.rundir import Row
+from certify.runner import RunPlan, execute
 from certify.setup import RunOptions, prepare
 from certify.training import TrainOptions, prepare_training, train_checkpoint
 from certify.training.progress import TrainingObserver

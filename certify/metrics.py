@@ -145,7 +145,7 @@ class Mean:
 
 
 def certified_counts(
-    certified: CertifiedSet, radii: Sequence[float] | Float64[ndarray, " radii"]
+    certified: CertifiedSet, radii: Sequence[float | int] | Float64[ndarray, " radii"]
 ) -> Int64[ndarray, " radii"]:
     """Return, for each r, how many inputs have the right prediction and a certified radius of at least r."""
     right = np.sort(certified.radius[certified.correct])
@@ -153,7 +153,7 @@ def certified_counts(
 
 
 def certified_accuracy(
-    certified: CertifiedSet, radii: Sequence[float], *, confidence: float = CONFIDENCE
+    certified: CertifiedSet, radii: Sequence[float | int], *, confidence: float = CONFIDENCE
 ) -> tuple[Share, ...]:
     """Return the certified accuracy at each radius: the share of *all* inputs that are right with radius >= r.
 
@@ -264,7 +264,7 @@ def parse_radii(text: str) -> tuple[float, ...]:
     return radii
 
 
-def check_radii(radii: Sequence[float]) -> None:
+def check_radii(radii: Sequence[float | int]) -> None:
     """Raise `UsageError` unless there is at least one radius and all are finite and at least 0."""
     for radius in radii:
         if not (math.isfinite(radius) and radius >= 0):

@@ -14,7 +14,6 @@ from certify.datasets.selection import select_indices
 from certify.errors import DatasetError, UsageError
 from certify.models import load_model
 from certify.models.base import LoadedModel
-from certify.runner import check_same_shape
 from certify.setup import RunOptions, pick_device, settle_law
 from smoothing.forward import ForwardSettings
 from smoothing.smoothed import SmoothedClassifier
@@ -50,6 +49,7 @@ def predict_inputs(options: RunOptions, files: Sequence[Path]) -> tuple[list[Pre
         num_classes=options.num_classes,
         trust_pickle=options.trust_pickle,
         architecture=options.architecture,
+        normalisation=options.normalisation,
     )
     names: tuple[str, ...] = model.class_names or ()
     classes = model.num_classes
@@ -59,7 +59,7 @@ def predict_inputs(options: RunOptions, files: Sequence[Path]) -> tuple[list[Pre
         keys = None
     else:
         data = load_dataset(options.data, root=options.data_root, split=options.split, transform=model.transform)
-        check_same_shape(data)
+        data.require_shape()
         keys = select_indices(
             len(data), stride=options.stride, skip=options.skip, maximum=options.maximum, indices=options.indices
         )

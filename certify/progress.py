@@ -127,8 +127,10 @@ def watch(inputs: int, votes_per_input: int, *, quiet: bool = False) -> Iterator
         return
     if not sys.stderr.isatty():
         log = LineLog(inputs, votes_per_input)
-        yield log
-        log.line()
+        try:
+            yield log
+        finally:
+            log.line()
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn

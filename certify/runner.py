@@ -1,4 +1,4 @@
-"""Runs an estimator over a data set into a journal: interruptible at any moment, resumed by asking for the same run again."""
+"""Runs an estimator over a data set into a journal: interruptible at any moment, resumed by asking for the same again."""
 
 import hashlib
 import math
@@ -23,7 +23,6 @@ from certify.rundir import KIND, SCHEMA, Row, claim_folder, export
 from smoothing.certificate import Certificate, issue_certificate
 from smoothing.distributions.base import SmoothingDistribution
 from smoothing.driver import drive
-from smoothing.errors import InvalidArgumentError
 from smoothing.estimators.base import State
 from smoothing.estimators.fixed import FixedEstimator
 from smoothing.forward import ForwardSettings
@@ -312,16 +311,3 @@ def _record(plan: RunPlan, journal: Journal, index: int, label: int, certificate
     journal.record_input(index, payload, certificate.looks)
     predict = -1 if certificate.prediction is None else certificate.prediction
     return Row(index, label, predict, certificate.radius, predict == label, seconds, digest, certificate)
-
-
-def check_same_shape(data: Dataset) -> tuple[int, ...]:
-    """Return the shape of the data set's inputs.
-
-    Raises:
-        InvalidArgumentError: If they differ from each other, so that no law can be set up.
-    """
-    if data.shape is None:
-        raise InvalidArgumentError(
-            f"the inputs of {data.name} differ in size; use a model that brings its own resizing (torchvision:, timm:, hf:)"
-        )
-    return data.shape

@@ -1,6 +1,6 @@
 """From what was asked for to a run that is fully decided: model, data, law and settings, checked before anything starts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from certify.datasets.selection import parse_shard, select_indices
 from certify.errors import UsageError
 from certify.models import load_model
 from certify.models.base import LoadedModel
-from certify.runner import RunPlan, check_same_shape
+from certify.runner import RunPlan
 from smoothing.distributions.base import SmoothingDistribution
 from smoothing.distributions.table import LAWS, make_law
 from smoothing.estimators.fixed import FixedEstimator
@@ -49,6 +49,7 @@ class RunOptions:
         shard: "i/n" or "auto".
         num_classes: Number of classes, for models that do not say.
         architecture: Architecture of a plain state dict.
+        normalisation: Normalisation that goes with weights which come without one.
         trust_pickle: Unpickle model files that need it.
         out: Run folder.
         command: The command line, for the record.
@@ -78,6 +79,7 @@ class RunOptions:
     shard: str | None = None
     num_classes: int | None = None
     architecture: str | None = None
+    normalisation: str | None = None
     trust_pickle: bool = False
     out: Path = Path("runs/latest")
     command: tuple[str, ...] = ()
@@ -122,14 +124,18 @@ def prepare(options: RunOptions, environ: dict[str, str]) -> Prepared:
     if options.shard is not None:
         position, count, shard_note = parse_shard(options.shard, environ)
         shard = (position, count)
+    data = load_dataset(options.data, root=options.data_root, split=options.split)
     model = load_model(
         options.model,
         num_classes=options.num_classes,
-        trust_pickle=options.trust_pickle,
+        input_shape=data.shape,
         architecture=options.architecture,
+        normalisation=options.normalisation,
+        trust_pickle=options.trust_pickle,
     )
-    data = load_dataset(options.data, root=options.data_root, split=options.split, transform=model.transform)
-    law, warnings = settle_law(options, model, check_same_shape(data))
+    if model.transform is not None:
+        data = replace(data, transform=model.transform)
+    law, warnings = settle_law(options, model, data.require_shape())
     selected = select_indices(
         len(data), stride=options.stride, skip=options.skip, maximum=options.maximum, indices=options.indices
     )
@@ -151,6 +157,7 @@ def prepare(options: RunOptions, environ: dict[str, str]) -> Prepared:
         "command": list(options.command),
         "trust_pickle": options.trust_pickle,
         "architecture": options.architecture,
+        "normalisation": options.normalisation,
         "num_classes": options.num_classes,
         "grid": data.grid,
         "model_description": model.description,

@@ -3,10 +3,11 @@
 import importlib
 import sys
 from types import ModuleType
+from typing import Any
 
 import torch
 
-_library: torch.library.Library | None = None  # kept alive: the operators vanish with the object
+_library: Any = None  # kept alive: the operators vanish with the object
 
 
 def import_torchvision(submodule: str = "") -> ModuleType:
@@ -29,7 +30,8 @@ def import_torchvision(submodule: str = "") -> ModuleType:
     for module in [m for m in sys.modules if m == "torchvision" or m.startswith("torchvision.")]:
         del sys.modules[module]
     if _library is None:
-        _library = torch.library.Library("torchvision", "DEF")
+        library: Any = torch.library.Library
+        _library = library("torchvision", "DEF")
         _library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         _library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     return importlib.import_module(name)

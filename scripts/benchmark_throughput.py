@@ -96,7 +96,9 @@ def engine_and_raw(row: str, device: str) -> tuple[Callable[[], Any], Callable[[
     settings = ForwardSettings(batch, precision, channels_last=True)
     model = network(architecture, shape, device)
     images = torch.rand((8, *shape))
-    engine = BatchingEngine(model, Gaussian(shape, sigma=SIGMA), 10, lambda i: images[i], settings=settings, device=device)
+    engine = BatchingEngine(
+        model, Gaussian(shape, sigma=SIGMA), 10, lambda i: images[i], settings=settings, device=device
+    )
     requests = [VoteRequest(i, Phase.ESTIMATE, 0, n // 4) for i in range(4)]
     passes = -(-n // batch)
     forward = Forward(model, settings, device)
@@ -148,6 +150,7 @@ class Worker:
         self.threads = self._answer()["threads"]
 
     def measure(self) -> dict[str, Any]:
+        """Ask for one measurement."""
         assert self.process.stdin is not None
         self.process.stdin.write("\n")
         self.process.stdin.flush()
@@ -162,6 +165,7 @@ class Worker:
         return answer
 
     def close(self) -> None:
+        """End the process."""
         assert self.process.stdin is not None
         self.process.stdin.close()
         self.process.wait()

@@ -147,9 +147,7 @@ def issue_certificate(
     radius, prediction = 0.0, None
     if estimate.status is Status.CERTIFIED:
         prediction = estimate.prediction
-        radius = law.radius(
-            estimate.p_lower, proved_in, q_upper=estimate.q_upper, rival_upper=estimate.rival_upper
-        )
+        radius = law.radius(estimate.p_lower, proved_in, q_upper=estimate.q_upper, rival_upper=estimate.rival_upper)
         radius = convert_radius(radius, proved_in, norm, law.dimension)
     covers = FLOAT_NOISE_CAVEAT
     if convert_from is not None and convert_from is not norm:

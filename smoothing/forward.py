@@ -34,9 +34,13 @@ class ForwardSettings:
 
     def __post_init__(self) -> None:
         if isinstance(self.batch_size, bool) or not isinstance(self.batch_size, int) or self.batch_size < 1:
-            raise InvalidArgumentError(f"batch_size must be an integer of at least 1, got batch_size={self.batch_size!r}")
+            raise InvalidArgumentError(
+                f"batch_size must be an integer of at least 1, got batch_size={self.batch_size!r}"
+            )
         if self.precision not in _AUTOCAST:
-            raise InvalidArgumentError(f"precision must be one of {', '.join(_AUTOCAST)}, got precision={self.precision!r}")
+            raise InvalidArgumentError(
+                f"precision must be one of {', '.join(_AUTOCAST)}, got precision={self.precision!r}"
+            )
 
 
 class Forward:

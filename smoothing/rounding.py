@@ -91,4 +91,4 @@ def floor_text(value: float, digits: int) -> str:
         return str(float(value))
     # The default 28 significant digits do not hold every float64.
     with localcontext(prec=350 + digits):
-        return str(Decimal(float(value)).quantize(Decimal(1).scaleb(-digits), rounding=ROUND_FLOOR))
+        return format(Decimal(float(value)).quantize(Decimal(1).scaleb(-digits), rounding=ROUND_FLOOR), "f")

@@ -63,7 +63,7 @@ class SmoothedClassifier:
         device: torch.device | str | None = None,
         precision: str = "fp32",
         channels_last: bool = False,
-        compile: bool = False,  # noqa: A002 - the name that torch uses
+        compile: bool = False,
     ) -> None:
         self.classifier = classifier
         self.distribution = distribution
@@ -187,5 +187,3 @@ class SmoothedClassifier:
                 f"indices must be {len(x)} distinct integers of at least 0, one per input, got {list(indices)[:10]}"
             )
         return keys
-
-

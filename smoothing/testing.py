@@ -304,7 +304,7 @@ def _check_fit(law: SmoothingDistribution, generator: torch.Generator) -> tuple[
     the direction u, so that the mean of 1 / N over the sample is the surface of the sphere.
     """
     d = law.dimension
-    m = min(max(2**26 // (_POINTS * d), 100), 8000)
+    m = min(max(2**26 // (_POINTS * d), 100), 5000)
     # Rounding to float32, in which the engine draws, may leave the support of a bounded law by half a unit.
     z = law.sample(m, generator=generator).double().flatten(1) * (1 - 2.0**-20)
     inside = law.log_density(z.reshape(m, *law.shape)) > -torch.inf

@@ -83,7 +83,9 @@ def convert_radius(radius: float, source: Norm | str, target: Norm | str, dimens
     if source is target:
         return float(radius)
     if Norm.L0 in (source, target):
-        raise UnsupportedNormError(f"no conversion from {source} to {target}: l0 neither bounds nor is bounded by another norm")
+        raise UnsupportedNormError(
+            f"no conversion from {source} to {target}: l0 neither bounds nor is bounded by another norm"
+        )
     if target.order <= source.order:
         # ||v||_source <= ||v||_target: the target ball of the same radius already lies inside.
         return float(radius)

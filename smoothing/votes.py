@@ -13,7 +13,7 @@ from torch import Tensor
 from smoothing.distributions.base import SmoothingDistribution
 from smoothing.errors import ClassifierError, InvalidArgumentError
 from smoothing.estimators.base import Phase
-from smoothing.forward import ForwardSettings, Forward
+from smoothing.forward import Forward, ForwardSettings
 from smoothing.noise import BLOCK, check_seed, draw_block, input_base
 
 
@@ -110,7 +110,9 @@ class BatchingEngine:
             filled = 0
             segments: list[tuple[_Tally, int, int]] = []
             for request in requests:
-                tally = _Tally(request, torch.zeros(self.num_classes + 1, dtype=torch.int64, device=self.forward.device))
+                tally = _Tally(
+                    request, torch.zeros(self.num_classes + 1, dtype=torch.int64, device=self.forward.device)
+                )
                 for samples in self._samples(request):
                     taken = 0
                     while taken < len(samples):
@@ -207,7 +209,7 @@ class _Outbox:
             for tally in done:
                 yield tally.request, tally.counts.cpu().numpy()
             return
-        event = torch.cuda.Event()
+        event: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
         copies = []
         for tally in done:
             host = torch.empty(tally.counts.shape, dtype=torch.int64, pin_memory=True)

@@ -18,12 +18,12 @@ import torch
 from certify.errors import CertifyError, DatasetError, JournalError, ModelError, RunMismatchError, UsageError
 from certify.journal import Journal
 from certify.merging import merge_shards
-from certify.runner import execute, preflight
 from certify.rundir import KIND, read_run
+from certify.runner import execute, preflight
 from certify.setup import RunOptions, prepare
 from smoothing.errors import InvalidArgumentError, UnsupportedNormError
 
-MODEL = '''
+MODEL = """
 import time
 
 import torch
@@ -49,7 +49,7 @@ def make():
 
 def fast():
     return Model(0.0)
-'''
+"""
 
 
 @pytest.fixture
@@ -118,7 +118,14 @@ def in_child(work: Callable[[], None]) -> tuple[int, str]:
 def test_kill_at_random_moments_changes_nothing(folder: Path, seed: int) -> None:
     reference = certify(folder, model="slow_model:make", out=folder / "calm")
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("killing.py")), str(folder), str(folder / "wild"), "30", str(seed)],
+        [
+            sys.executable,
+            str(Path(__file__).with_name("killing.py")),
+            str(folder),
+            str(folder / "wild"),
+            "30",
+            str(seed),
+        ],
         capture_output=True,
         text=True,
         check=False,
@@ -126,7 +133,9 @@ def test_kill_at_random_moments_changes_nothing(folder: Path, seed: int) -> None
         env={**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["killed"] >= 5, "the run finished before it was killed often enough to mean something"
+    assert json.loads(done.stdout)["killed"] >= 5, (
+        "the run finished before it was killed often enough to mean something"
+    )
     assert evidence(folder / "wild") == reference
     assert exports_without_time(folder / "wild") == exports_without_time(folder / "calm")
     assert not [p.name for p in (folder / "wild").iterdir() if p.suffix == ".sqlite-journal"]
@@ -281,9 +290,13 @@ def test_database_full(folder: Path) -> None:
     folder.joinpath("j").mkdir()
     with Journal(folder / "j", kind=KIND, write=True) as journal:
         journal._connection.execute("PRAGMA max_page_count = 12")
-        with pytest.raises(JournalError, match="database or disk is full; free some space"):
+
+        def fill() -> None:
             for index in range(100):
                 journal.record_input(index, {"text": "x" * 2000}, ())
+
+        with pytest.raises(JournalError, match="database or disk is full; free some space"):
+            fill()
     with Journal(folder / "j", kind=KIND) as journal:
         entries = list(journal.entries())
     assert entries, "the limit came before the first row"
@@ -413,5 +426,3 @@ def test_converted_norm_is_marked(folder: Path) -> None:
         assert "converted from l2" in other.covers
         assert other.radius <= row.radius / 4.0
         assert other.radius == pytest.approx(row.radius / 4.0, rel=1e-9)
-
-

@@ -134,7 +134,9 @@ def replay(
     model = load_model(
         options.model or _required(settings, "model"),
         num_classes=settings.get("num_classes"),
+        input_shape=tuple(spec.shape),
         architecture=settings.get("architecture"),
+        normalisation=settings.get("normalisation"),
         trust_pickle=options.trust_pickle,
     )
     check_digest("model", identity.get("model_digest"), model.digest, "--model")

@@ -1,5 +1,6 @@
 """The command line: one file per command. Nothing heavy is imported before a command really runs."""
 
+import contextlib
 import signal
 import sys
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ app = typer.Typer(
 )
 
 
-def _version(value: bool) -> None:
+def _version(value: bool | None) -> None:
     if value:
         typer.echo(f"certify {__version__}")
         raise typer.Exit
@@ -36,8 +37,8 @@ def _version(value: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
-    ] = False,
+        bool | None, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = None,
 ) -> None:
     pass
 
@@ -59,19 +60,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Every error raised on purpose becomes one message on standard error: wrong usage exits with 2, a failure with 1, an
     interruption (Ctrl-C or SIGTERM) with 130. Only a defect of this program shows a traceback.
     """
-    import click
-
     _treat_sigterm_like_ctrl_c()
     try:
         result = app(args=list(arguments) if arguments is not None else None, standalone_mode=False)
         return result if isinstance(result, int) else 0
-    except click.exceptions.Exit as leave:
+    except typer.Exit as leave:
+        if leave.exit_code == 130:
+            print("interrupted", file=sys.stderr)
         return leave.exit_code
-    except click.ClickException as error:
+    except _COMMAND_LINE_ERROR as error:
         error.show()
         return 2
-    except (KeyboardInterrupt, click.Abort):
-        print("interrupted; repeat the same command to resume", file=sys.stderr)
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
         sys.stderr.close()
@@ -82,6 +83,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"certify: error: {error}", file=sys.stderr)
         return code
+
+
+# typer brings its own copy of click in some releases and uses the installed one in others: the base of its own errors is
+# the right class either way.
+_COMMAND_LINE_ERROR: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 
 def _exit_code(error: Exception) -> int | None:
@@ -102,7 +108,5 @@ def _treat_sigterm_like_ctrl_c() -> None:
     def interrupt(_signal: int, _frame: Any) -> None:
         raise KeyboardInterrupt
 
-    try:
+    with contextlib.suppress(ValueError):  # not the main thread: whoever runs us there handles signals
         signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:
-        pass  # not the main thread: whoever runs us there handles signals

@@ -35,10 +35,10 @@ def console() -> "Console":
 
 
 def err_console() -> "Console":
-    """Return a console for progress and notes, on standard error."""
+    """Return a console for progress and notes, on standard error; lines of a log are not broken."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 1_000)
 
 
 def print_json(data: Any) -> None:

@@ -89,6 +89,14 @@ ArchitectureOption = Annotated[
         "--architecture", help="Architecture of a plain state dict, for instance resnet110.", show_default=False
     ),
 ]
+NormalisationOption = Annotated[
+    str | None,
+    typer.Option(
+        "--normalisation",
+        help="Normalisation of weights that come without one: none, cifar10, cifar10-centre, imagenet, ...",
+        show_default=False,
+    ),
+]
 StrideOption = Annotated[int, typer.Option("--stride", help="Take every k-th input.")]
 SkipOption = Annotated[int, typer.Option("--skip", help="Leave out the first inputs.")]
 MaxOption = Annotated[int | None, typer.Option("--max", help="Take at most this many inputs.", show_default=False)]

@@ -31,6 +31,7 @@ def plan(
     device: o.DeviceOption = None,
     num_classes: o.ClassesOption = None,
     architecture: o.ArchitectureOption = None,
+    normalisation: o.NormalisationOption = None,
     trust_pickle: TrustPickleOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -75,6 +76,7 @@ def plan(
             indices=indices,
             num_classes=num_classes,
             architecture=architecture,
+            normalisation=normalisation,
             trust_pickle=trust_pickle,
             out=Path("unused"),
         ),

@@ -33,6 +33,7 @@ def predict(
     device: o.DeviceOption = None,
     num_classes: o.ClassesOption = None,
     architecture: o.ArchitectureOption = None,
+    normalisation: o.NormalisationOption = None,
     trust_pickle: TrustPickleOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -68,6 +69,7 @@ def predict(
             indices=indices,
             num_classes=num_classes,
             architecture=architecture,
+            normalisation=normalisation,
             trust_pickle=trust_pickle,
         ),
         files or [],

@@ -45,6 +45,7 @@ def run(
     device: o.DeviceOption = None,
     num_classes: o.ClassesOption = None,
     architecture: o.ArchitectureOption = None,
+    normalisation: o.NormalisationOption = None,
     trust_pickle: TrustPickleOption = False,
     quiet: QuietOption = False,
     preflight_: Annotated[
@@ -100,6 +101,7 @@ def run(
             shard=shard,
             num_classes=num_classes,
             architecture=architecture,
+            normalisation=normalisation,
             trust_pickle=trust_pickle,
             out=Path(out),
             command=tuple(sys.argv),
@@ -116,8 +118,12 @@ def run(
         describe(notes, plan)
         if preflight_:
             announce(notes, plan, preflight(plan))
-    with watch(len(plan.indices), plan.votes_per_input, quiet=quiet) as observer:
-        rows = execute(plan, on_votes=observer.on_votes, on_row=observer.on_row)
+    try:
+        with watch(len(plan.indices), plan.votes_per_input, quiet=quiet) as observer:
+            rows = execute(plan, on_votes=observer.on_votes, on_row=observer.on_row)
+    except KeyboardInterrupt:
+        notes.print(f"every finished input is in {plan.out}; repeat the same command to resume")
+        raise
     finish(plan, rows, as_json)
 
 
@@ -157,12 +163,14 @@ def finish(plan: Any, rows: list[Any], as_json: bool) -> None:
     out.print(summary_table(result, f"{plan.data.name}, {plan.norm}, {plan.law.name} sigma {plan.law.sigma:g}"))
     if result["invalid_votes"]:
         out.print(
-            f"{result['invalid_votes']:,} votes were invalid (non-finite scores or labels outside the classes); they count against every class"
+            f"{result['invalid_votes']:,} votes were invalid (non-finite scores or labels outside the classes); "
+            "they count against every class"
         )
     shard = plan.settings["shard"]
     if shard is not None:
         out.print(
-            f"This is shard {shard[0]} of {shard[1]}, a part of the run: join the parts with certify merge {plan.out.parent.parent}"
+            f"This is shard {shard[0]} of {shard[1]}, a part of the run: join the parts with "
+            f"certify merge {plan.out.parent.parent}"
         )
         return
     out.print(f"Certificates in {plan.out}/certificates.tsv; next: certify report {plan.out}; certify audit {plan.out}")

@@ -102,7 +102,7 @@ class PairedComparison:
 
 
 def compare_paired(
-    first: CertifiedSet, second: CertifiedSet, radii: Sequence[float], *, confidence: float = CONFIDENCE
+    first: CertifiedSet, second: CertifiedSet, radii: Sequence[float | int], *, confidence: float = CONFIDENCE
 ) -> PairedComparison:
     """Compare two sets of certificates input by input.
 

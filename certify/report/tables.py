@@ -170,7 +170,7 @@ class CertifiedTable:
 
 def certified_table(
     sets: CertifiedSet | Sequence[CertifiedSet],
-    radii: Sequence[float] | None = None,
+    radii: Sequence[float | int] | None = None,
     *,
     confidence: float = CONFIDENCE,
 ) -> CertifiedTable:

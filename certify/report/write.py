@@ -59,7 +59,7 @@ def write_report(
     paths: Sequence[Path | str] | Path | str,
     out: Path | str | None = None,
     *,
-    radii: Sequence[float] | None = None,
+    radii: Sequence[float | int] | None = None,
     names: Sequence[str] = (),
     compare: bool = False,
     envelope: bool = False,

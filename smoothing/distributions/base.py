@@ -91,9 +91,7 @@ class SmoothingDistribution(ABC):
             dtype: Floating dtype of the result.
         """
 
-    def perturb(
-        self, x: Float[Tensor, "*shape"], n: int, *, generator: torch.Generator
-    ) -> Float[Tensor, "n *shape"]:
+    def perturb(self, x: Float[Tensor, "*shape"], n: int, *, generator: torch.Generator) -> Float[Tensor, "n *shape"]:
         """Return `n` independent noisy copies of one input `x`; all that the Monte Carlo engine calls.
 
         The default adds `sample`; a law whose noise depends on the input (random replacement, rounding) overrides it.
@@ -174,11 +172,8 @@ class SmoothingDistribution(ABC):
         result = np.where(rival < p, np.maximum(result, 0.0), 0.0)
         return result.reshape(shape) if shape else float(result[0])
 
-    def _growth(
-        self, p: Float64[ndarray, "..."], q: Float64[ndarray, "..."], norm: Norm
-    ) -> Float64[ndarray, "..."]:
-        """Return a lower bound on G(p), the odd extension of the one-sided radius; q is 1 - p, both at full precision.
-        """
+    def _growth(self, p: Float64[ndarray, "..."], q: Float64[ndarray, "..."], norm: Norm) -> Float64[ndarray, "..."]:
+        """Return a lower bound on G(p), the odd extension of the one-sided radius; q is 1 - p, both at full precision."""
         with np.errstate(divide="ignore"):
             above = down(self._one_sided_radius(np.minimum(q, 0.5), norm))
             # From p itself: 1 - q has lost the digits of a small p.
@@ -199,7 +194,9 @@ class SmoothingDistribution(ABC):
     def _settle_scale(self, sigma_per_scale: float) -> None:
         """Fill in whichever of `sigma` and the family's own scale was not given; check shape and values."""
         if not self.shape or any(size < 1 for size in self.shape):
-            raise InvalidArgumentError(f"shape must name at least one axis, each of size 1 or more, got shape={self.shape}")
+            raise InvalidArgumentError(
+                f"shape must name at least one axis, each of size 1 or more, got shape={self.shape}"
+            )
         object.__setattr__(self, "shape", tuple(int(size) for size in self.shape))
         given = {key: getattr(self, key) for key in ("sigma", self.scale_name) if getattr(self, key) is not None}
         if len(given) != 1 and self.scale_name != "sigma":

@@ -8,7 +8,7 @@ counts over prefixes, so that no timing, batch size or order of work can influen
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Int64
 from numpy import ndarray
@@ -110,7 +110,7 @@ class State(Protocol):
 class Estimator(ABC):
     """A policy; thresholds, alpha and sample sizes are constructor arguments."""
 
-    name: str
+    name: ClassVar[str]
 
     @abstractmethod
     def start(self, label: int | None = None) -> State:

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
 from jaxtyping import Integer
@@ -66,7 +65,7 @@ def rank_test(counts: Integer[ndarray, "..."] | Sequence[int], alpha: float) -> 
     return top if rank_p_value(votes[top], rival) <= alpha else None
 
 
-def rank_p_value(top: int | np.integer[Any], rival: int | np.integer[Any]) -> float:
+def rank_p_value(top: int | np.integer, rival: int | np.integer) -> float:
     """Return the two-sided exact binomial p-value of `top` votes against `rival` votes, rounded up.
 
     min(1, 2 P(Bin(top + rival, 1/2) >= top)), and 1.0 unless `top` is ahead.

@@ -80,15 +80,13 @@ class BatchSource:
         order = torch.randperm(len(self), generator=seeded_generator(torch.device("cpu"), self._seed, "order", epoch))
         generator = seeded_generator(self._device, self._seed, "transform", epoch)
         for rows in order.tensor_split(self.steps):
-            x = as_inputs(self._gather(self._images, rows), self._device)
+            x = as_inputs(self._move(self._images[rows.to(self._images.device)]), self._device)
             if self._transform is not None:
                 x = self._transform(x, generator)
-            y = self._gather(self._labels, rows).to(self._device, non_blocking=True)
-            yield Batch(x, y, rows.to(self._device, non_blocking=True), epoch)
+            yield Batch(x, self._move(self._labels[rows.to(self._labels.device)]), self._move(rows), epoch)
 
-    def _gather(self, source: Tensor, rows: Tensor) -> Tensor:
-        if self._device.type != "cuda" or source.device.type != "cpu":
-            return source[rows.to(source.device)]
-        # Only from pinned memory does a copy to the device not make the host wait.
-        pinned = torch.empty((len(rows), *source.shape[1:]), dtype=source.dtype, pin_memory=True)
-        return torch.index_select(source, 0, rows, out=pinned)
+    def _move(self, tensor: Tensor) -> Tensor:
+        if self._device.type == "cuda" and tensor.device.type == "cpu":
+            # Only from pinned memory does a copy to the device not make the host wait.
+            return tensor.pin_memory().to(self._device, non_blocking=True)
+        return tensor.to(self._device)

@@ -43,11 +43,12 @@ def one_cycle(step: int, length: ScheduleLength) -> float:
 
     Reference: Smith, Topin 2019; the cosine form and the constants are those of `torch.optim.lr_scheduler.OneCycleLR`.
     """
-    peak = max(length.warmup * length.steps - 1, 0.0)
     last = length.steps - 1
+    peak = max(length.warmup * length.steps - 1, 0.0)
     if step <= peak:
         return _cosine(_START, 1.0, step / peak) if peak > 0 else 1.0
-    return _cosine(1.0, _END, (step - peak) / (last - peak))
+    # A scheduler asks once more after the last step.
+    return _cosine(1.0, _END, (step - peak) / (last - peak)) if step <= last else _END
 
 
 def step_decay(step: int, length: ScheduleLength) -> float:
