@@ -137,7 +137,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean over the inputs with its confidence interval; None where one input alone gives no interval."""
+    """A mean over the inputs with its confidence interval; None where one input, or equal values, give no interval."""
 
     value: float
     low: float | None
@@ -206,7 +206,7 @@ def mean_with_interval(values: Float64[ndarray, " inputs"], *, confidence: float
 
     check_confidence(confidence)
     mean = math.fsum(values) / len(values)
-    if len(values) < 2:
+    if np.ptp(values) == 0:
         return Mean(mean, None, None)
     low, high = DescrStatsW(values).tconfint_mean(alpha=1 - confidence)
     return Mean(mean, float(low), float(high))

@@ -76,7 +76,6 @@ class RunPlan:
         return {
             "model_digest": self.model.digest,
             "data_digest": self.data.digest(),
-            "data": self.data.name,
             "split": self.data.split,
             "input_shape": list(self.law.shape),
             "num_classes": self.num_classes,

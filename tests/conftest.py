@@ -1,9 +1,15 @@
 """Fixtures shared by all tests."""
 
+import os
 from pathlib import Path
+
+# Test processes run beside each other, one per core: more threads in each would only get in each other's way.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import torch
 from PIL import Image
 
 from certify.cli import main
-from certify.datasets import load_dataset
+from certify.datasets import Dataset, load_dataset
 from certify.errors import CertifyError, UsageError
 from certify.journal import Journal
 from certify.metrics import certified_counts
@@ -35,6 +36,7 @@ from certify.report.page import LARGEST_BYTES, STRIPS, render_page
 from certify.report.plots import curve_figure, outcome_bars, radius_histogram, render
 from certify.report.strips import failures_first, make_strips
 from certify.report.tables import latex_escape, markdown_escape
+from certify.report.write import default_folder
 from certify.rundir import KIND, Row, claim_folder, export, read_run
 from certify.runner import input_digest
 from smoothing import Gaussian, SmoothedClassifier
@@ -50,6 +52,11 @@ FILES = {"table.md", "table.csv", "table.tex", "certified_accuracy.png", "certif
 
 Outcome = tuple[int | None, float]
 """Prediction and upper bound on 1 - p of one input."""
+
+
+@cache
+def digits() -> Dataset:
+    return load_dataset("digits")
 
 
 def make_estimate(prediction: int | None, q_upper: float, classes: int = 10) -> Estimate:
@@ -73,7 +80,7 @@ def make_run(
     identity: dict[str, Any] | None = None,
 ) -> Path:
     """A run folder over the first digits of the test split, as `certify run` leaves it."""
-    data = load_dataset("digits")
+    data = digits()
     law = Gaussian((1, 8, 8), sigma=sigma)
     folder.mkdir(parents=True)
     claim_folder(
@@ -140,7 +147,7 @@ def make_run(
 
 def some_outcomes(count: int = 12) -> list[Outcome]:
     """Wrong at 1 and 4, abstained at 2, else right with radii that differ."""
-    labels = load_dataset("digits").targets
+    labels = digits().targets
     outcomes: list[Outcome] = [(int(labels[i]), 0.01 + 0.03 * i / count) for i in range(count)]
     outcomes[1] = ((int(labels[1]) + 3) % 10, 0.2)
     outcomes[2] = (None, 0.6)
@@ -280,7 +287,7 @@ def test_strips_show_the_samples_that_were_counted(run: Path, monkeypatch: pytes
         seen.append(x.clone())
         return torch.zeros((len(x), 10))
 
-    data = load_dataset("digits")
+    data = digits()
     # The selection votes fill one batch and the estimation votes the next, so that the second batch begins with them.
     smoothed = SmoothedClassifier(classifier, Gaussian((1, 8, 8), sigma=0.5), 10, batch_size=16)
     smoothed.certify(data.inputs([strip.index]), n0=16, n=16, seed=7, indices=[strip.index])
@@ -484,7 +491,7 @@ def test_curves_fall_exactly_at_the_radii(run: Path) -> None:
 
 def test_bands_hold_the_curve_and_the_envelope_is_the_best_of_all(run: Path, tmp_path: Path) -> None:
     outcomes = [(p, min(q + 0.02, 0.49) if p is not None else q) for p, q in some_outcomes()]
-    outcomes[2] = (int(load_dataset("digits").targets[2]), 0.3)
+    outcomes[2] = (int(digits().targets[2]), 0.3)
     sets = [s.certified for s in read_sources([run, make_run(tmp_path / "other", outcomes)])]
     ax = plot_certified_accuracy(sets, envelope=True)
     for line, band in zip(ax.lines, ax.collections, strict=False):
@@ -608,10 +615,12 @@ def test_command_prints_json_and_says_where_files_are(
 def test_default_folder(tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "log.tsv").write_bytes((run / "certificates.tsv").read_bytes())
-    assert write_report("log.tsv", html=False).files[0].parent == Path("certify-report")
-    assert write_report([run, "log.tsv"], html=False).files[0].parent == Path("certify-report")
-    assert write_report(run, html=False).files[0].parent == run
-    assert not (tmp_path / "certify-report" / "report.html").exists()
+    assert default_folder(read_sources([run])) == run
+    assert default_folder(read_sources([run, "log.tsv"])) == Path("certify-report")
+    written = write_report("log.tsv", html=False).files
+    assert {path.name for path in written} == FILES - {"report.html"}
+    assert {path.parent for path in written} == {Path("certify-report")}
+    assert {path.name for path in (tmp_path / "certify-report").iterdir()} == FILES - {"report.html"}
 
 
 @pytest.mark.parametrize(
@@ -669,7 +678,10 @@ def test_table_fits_a_terminal(run: Path, tmp_path: Path) -> None:
     from certify.report.terminal import print_report
 
     other = make_run(tmp_path / "other [red]", some_outcomes(), sigma=0.25, planned=99)
-    report = write_report([run, other], tmp_path / "out", radii=[k / 20 for k in range(20)], html=False, envelope=True)
+    sources = read_sources([run, other])
+    table = certified_table([source.certified for source in sources], [k / 20 for k in range(20)])
+    comparison = compare_paired(*table.sets, [0.0])
+    report = Report(tuple(sources), table, (comparison,), (), envelope=True)
     target = io.StringIO()
     print_report(Console(file=target, width=100), report)
     text = target.getvalue()

@@ -119,8 +119,9 @@ def _context(
 
 def _row(row: TableRow) -> dict[str, Any]:
     certified = row.certified
-    cells = [(percent(share), percent_interval(share)) for share in row.accuracies]
-    cells += [(mean_text(row.acr), mean_interval(row.acr)), (percent(row.abstention), percent_interval(row.abstention))]
+    # ACR and abstention before the radii, of which there may be more than a screen is wide.
+    cells = [(mean_text(row.acr), mean_interval(row.acr)), (percent(row.abstention), percent_interval(row.abstention))]
+    cells += [(percent(share), percent_interval(share)) for share in row.accuracies]
     return {"name": certified.name, "notice": certified.notice, "inputs": inputs_text(certified), "cells": cells}
 
 
@@ -152,7 +153,7 @@ def _claim_details(source: Source, run: Run) -> str:
     certified, identity = source.certified, run.identity
     converted = f", converted from {identity['convert_from']}" if identity.get("convert_from") else ""
     return (
-        f"{marked_name(certified)}: {len(certified)} inputs of {identity['data']} ({identity['split']}); alpha = "
+        f"{marked_name(certified)}: {len(certified)} inputs of {run.config['settings']['data']} ({identity['split']}); alpha = "
         f"{certified.alpha:g}; norm {certified.norm}{converted}; law {certified.law}; f = "
         f"{run.config['settings'].get('model')} at precision {identity['precision']}, model digest "
         f"{str(identity['model_digest'])[:16]}; n0 = {certified.n0} selection votes, n = {certified.n} "

@@ -18,7 +18,6 @@ from certify.rundir import RUN_FILE, TSV_COLUMNS, Run, read_run
 _NEEDED = (
     "model_digest",
     "data_digest",
-    "data",
     "split",
     "law",
     "norm",

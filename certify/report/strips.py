@@ -21,8 +21,8 @@ from smoothing.rounding import floor_text
 
 NOISY_SAMPLES = 3
 CLASSES_SHOWN = 4
-_LARGEST_SIDE = 112
-_LARGEST_PNG = 64
+_LARGEST_SIDE = 96
+_LARGEST_PNG = 48
 
 
 @dataclass(frozen=True)

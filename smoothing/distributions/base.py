@@ -172,13 +172,23 @@ class SmoothingDistribution(ABC):
         result = np.where(rival < p, np.maximum(result, 0.0), 0.0)
         return result.reshape(shape) if shape else float(result[0])
 
+    def _one_sided_bounds(
+        self, q_upper: Float64[ndarray, "..."], norm: Norm
+    ) -> tuple[Float64[ndarray, "..."], Float64[ndarray, "..."]]:
+        """Return proved bounds, below and above, on the exact value of `_one_sided_radius`.
+
+        A law whose radius is not a closed formula overrides this; the upper bound matters for p_A < 1/2 only.
+        """
+        value = np.asarray(self._one_sided_radius(q_upper, norm), dtype=np.float64)
+        return np.asarray(down(value)), np.asarray(up(value))
+
     def _growth(self, p: Float64[ndarray, "..."], q: Float64[ndarray, "..."], norm: Norm) -> Float64[ndarray, "..."]:
         """Return a lower bound on G(p), the odd extension of the one-sided radius; q is 1 - p, both at full precision."""
         with np.errstate(divide="ignore"):
-            above = down(self._one_sided_radius(np.minimum(q, 0.5), norm))
+            lower, _ = self._one_sided_bounds(np.minimum(q, 0.5), norm)
             # From p itself: 1 - q has lost the digits of a small p.
-            below = up(self._one_sided_radius(np.minimum(p, 0.5), norm))
-        return np.where(q < 0.5, above, -below)
+            _, upper = self._one_sided_bounds(np.minimum(p, 0.5), norm)
+        return np.where(q < 0.5, lower, -upper)
 
     def require_norm(self, norm: Norm | str) -> Norm:
         """Return the parsed norm, or raise `UnsupportedNormError` with the list of norms that are proved."""
