@@ -9,11 +9,12 @@ import torch
 from certify.datasets import load_dataset
 from certify.datasets.selection import parse_shard, select_indices
 from certify.errors import UsageError
+from certify.laws import law_text
 from certify.models import load_model
 from certify.models.base import LoadedModel
 from certify.runner import RunPlan
 from smoothing.distributions.base import SmoothingDistribution
-from smoothing.distributions.table import LAWS, make_law
+from smoothing.distributions.table import LAWS, make_law, try_law
 from smoothing.estimators.fixed import FixedEstimator
 from smoothing.forward import ForwardSettings
 from smoothing.noise import check_seed
@@ -117,9 +118,10 @@ def prepare(options: RunOptions, environ: dict[str, str]) -> Prepared:
         options.compile,
     )
     if options.noise is not None:
-        # Tried on a small shape: name, parameters and norm are checked before anything is loaded.
-        trial = make_law(options.noise, (1,), **_given(options))
-        trial.require_norm(norm if convert_from is None else convert_from)
+        # Name, parameters and norm are checked before anything is loaded, as far as they do not depend on the shape.
+        trial = try_law(options.noise, **_given(options))
+        if trial is not None:
+            trial.require_norm(norm if convert_from is None else convert_from)
     shard, shard_note = (None, None)
     if options.shard is not None:
         position, count, shard_note = parse_shard(options.shard, environ)
@@ -211,7 +213,7 @@ def settle_law(
         expected = make_law(trained.name, shape, **trained.parameters)
         if expected.identity != law.identity:
             warnings.append(
-                f"the model was trained with {_text(expected)}, but is certified with {_text(law)}: "
+                f"the model was trained with {law_text(expected)}, but is certified with {law_text(law)}: "
                 "sound, but usually weaker"
             )
     return law, warnings
@@ -240,7 +242,3 @@ def pick_device(name: str | None) -> torch.device:
 
 def _given(options: RunOptions) -> dict[str, float]:
     return {key: value for key, value in options.parameters if value is not None}
-
-
-def _text(law: SmoothingDistribution) -> str:
-    return f"{law.name} noise of sigma {law.sigma:g}"

@@ -332,17 +332,22 @@ def test_law_passes_the_public_suite(row: Row, shape: tuple[int, ...]) -> None:
 
 def test_report_shows_where_a_radius_is_tight_and_where_not() -> None:
     """Gaussian noise in two dimensions: l1 is tight along the axes only, linf at the corners only, l2 everywhere."""
-    report = check_distribution(Gaussian((2,), sigma=1.0), tight=["l2"], samples=400_000, inflation=0.04, seed=3)
+    report = check_distribution(Gaussian((2,), sigma=1.0), tight=["l2"], samples=250_000, inflation=0.05, seed=3)
     gap = {(str(a.norm), a.direction): a.gap for a in report.attacks if a.p == ATTACKED[-1]}
     for tight in (("l1", "axis"), ("linf", "corner"), ("l2", "axis"), ("l2", "corner"), ("l2", "random")):
-        assert abs(gap[tight]) < 0.003
+        assert abs(gap[tight]) < 0.004
     p = NormalDist()
     # A shift of norm R moves by R / sqrt(2) only: the loss is p - Phi(Phi^-1(p) / sqrt(2)).
     expected = ATTACKED[-1] - p.cdf(p.inv_cdf(ATTACKED[-1]) / math.sqrt(2))
-    assert gap["l1", "corner"] == pytest.approx(expected, abs=0.003)
-    assert gap["linf", "axis"] == pytest.approx(expected, abs=0.003)
-    again = check_distribution(Gaussian((2,), sigma=1.0), tight=["l2"], samples=400_000, inflation=0.04, seed=3)
-    assert again == report
+    assert gap["l1", "corner"] == pytest.approx(expected, abs=0.004)
+    assert gap["linf", "axis"] == pytest.approx(expected, abs=0.004)
+
+
+def test_report_is_a_function_of_the_seed() -> None:
+    first, again, other = (
+        check_distribution(Laplace((2,), sigma=1.0), samples=20_000, seed=seed) for seed in (5, 5, 6)
+    )
+    assert first == again != other
 
 
 @pytest.mark.parametrize("row", LAWS, ids=pair_id)

@@ -91,7 +91,6 @@ def make_run(
             "identity": {
                 "model_digest": "ab" * 32,
                 "data_digest": data.digest(),
-                "data": "digits",
                 "split": "test",
                 "input_shape": [1, 8, 8],
                 "num_classes": 10,
@@ -387,7 +386,7 @@ def test_damaged_and_unfinished_runs_are_refused(run: Path, tmp_path: Path) -> N
     with pytest.raises(CertifyError, match="no input of this run is finished yet"):
         read_source(empty)
     config = json.loads((run / "run.json").read_text())
-    for part, key in (("identity", "law"), ("identity", "estimator"), ("settings", "indices")):
+    for part, key in (("identity", "law"), ("identity", "estimator"), ("settings", "indices"), ("settings", "data")):
         broken = {**config, part: {k: v for k, v in config[part].items() if k != key}}
         (run / "run.json").write_text(json.dumps(broken))
         with pytest.raises(CertifyError, match=rf"run\.json is damaged: .*{key}"):

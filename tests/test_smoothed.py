@@ -22,6 +22,7 @@ import smoothing
 from smoothing import (
     Certificate,
     ClassifierError,
+    Estimate,
     FixedEstimator,
     Gaussian,
     InvalidArgumentError,
@@ -431,6 +432,14 @@ def test_certificates_can_be_derived_again_from_their_votes(recipe: Recipe) -> N
     estimate = state.result()
     assert estimate.prediction == certificate.prediction
     assert (estimate.p_lower, estimate.q_upper) == (certificate.p_lower, certificate.q_upper)
+
+
+@pytest.mark.parametrize("status", [Status.ABSTAINED, Status.UNDECIDED, Status.REFUTED])
+def test_only_a_certified_estimate_gets_a_radius(status: Status) -> None:
+    estimate = Estimate(status, 1, 0.9, 0.1, None, 0.01, ())
+    law = Gaussian((2,), sigma=0.5)
+    certificate = issue_certificate(estimate, law, Norm.L2, index=0, seed=0, noise_version=NOISE_VERSION)
+    assert (certificate.prediction, certificate.radius, certificate.status) == (None, 0.0, status)
 
 
 def test_a_converted_radius_says_so() -> None:

@@ -636,7 +636,7 @@ def test_train_writes_a_checkpoint_that_loads(tiny: Path, capsys: pytest.Capture
 
 
 def test_json_is_the_only_thing_on_standard_output(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    more = ("--noise", "uniform", "--half-width", "0.4", "--held-out", "0", "--json", "--quiet", "--augment")
+    more = ("--noise", "uniform", "--half-width", "0.4", "--held-out", "0", "--json", "--quiet", "--augment", "crop-flip")
     assert main(arguments(tiny, *more)) == 0
     printed = capsys.readouterr()
     assert printed.err == ""
@@ -776,8 +776,8 @@ def test_defaults_suit_every_data_set() -> None:
     for defaults in DEFAULTS.values():
         assert defaults.architecture in ARCHITECTURES
         TrainingConfig(defaults.epochs, defaults.batch_size, learning_rate=defaults.learning_rate)
-    assert (DEFAULTS["mnist"].architecture, DEFAULTS["mnist"].augment) == ("lenet", False)
-    assert [name for name, defaults in DEFAULTS.items() if defaults.augment] == ["cifar10"]
+    assert (DEFAULTS["mnist"].architecture, DEFAULTS["mnist"].augment) == ("lenet", "shift")
+    assert [name for name, defaults in DEFAULTS.items() if defaults.augment == "crop-flip"] == ["cifar10"]
     shapes = {(3, 32, 32): "resnet20", (1, 8, 8): "cnn", (1, 2, 9): "mlp", (30,): "mlp", (3, 16, 16): "cnn"}
     assert {shape: defaults_for("my.npz", shape).architecture for shape in shapes} == shapes
 

@@ -1,9 +1,26 @@
-"""Options that `run`, `plan` and `predict` share, and how they become `RunOptions`."""
+"""Options that several commands share: model, data, law, estimator, selection."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+LAW_NAMES = ("gaussian", "laplace", "uniform")
+"""The laws, for help pages, which import nothing heavy; a test compares them with the table of laws."""
+
+
+def law_names() -> str:
+    """Return the names of all laws as text: "a, b or c"."""
+    return f"{', '.join(LAW_NAMES[:-1])} or {LAW_NAMES[-1]}"
+
+
+def law_parameters(**given: float | None) -> tuple[tuple[str, float], ...]:
+    """Collect the options that are parameters of a law: those that were given, by name.
+
+    Which of them a law takes is the law's own business: it refuses the others with the list of what it takes.
+    """
+    return tuple((name, value) for name, value in given.items() if value is not None)
+
 
 ModelArgument = Annotated[
     str,
@@ -24,9 +41,7 @@ DataOption = Annotated[
 SplitOption = Annotated[str, typer.Option("--split", help="Which part of the data: test or train.")]
 NoiseOption = Annotated[
     str | None,
-    typer.Option(
-        "--noise", help="Law of the noise: gaussian, laplace or uniform (default: the model's).", show_default=False
-    ),
+    typer.Option("--noise", help=f"Law of the noise: {law_names()} (default: the model's).", show_default=False),
 ]
 SigmaOption = Annotated[
     float | None,
@@ -37,11 +52,24 @@ SigmaOption = Annotated[
     ),
 ]
 ScaleOption = Annotated[
-    float | None, typer.Option("--scale", help="Scale of the Laplace law, instead of --sigma.", show_default=False)
+    float | None,
+    typer.Option("--scale", help="The law's own scale, instead of --sigma (not gaussian, uniform).", show_default=False),
 ]
 HalfWidthOption = Annotated[
     float | None,
     typer.Option("--half-width", help="Half-width of the uniform law, instead of --sigma.", show_default=False),
+]
+KOption = Annotated[
+    float | None, typer.Option("--k", help="Shape parameter k, for laws that have it.", show_default=False)
+]
+JOption = Annotated[
+    float | None, typer.Option("--j", help="Shape parameter j, for laws that have it.", show_default=False)
+]
+AOption = Annotated[
+    float | None, typer.Option("--a", help="Shape parameter a, for laws that have it.", show_default=False)
+]
+POption = Annotated[
+    float | None, typer.Option("--p", help="Shape parameter p, for laws that have it.", show_default=False)
 ]
 NormOption = Annotated[str, typer.Option("--norm", help="Norm of the certified radius: l1, l2 or linf.")]
 ConvertFromOption = Annotated[

@@ -56,12 +56,15 @@ def report(
 ) -> None:
     """Report certified accuracy by radius, ACR and abstention of one or several runs.
 
-    Reads run folders and the tab-separated logs of published codes alike, and sets them side by side. Certified
-    accuracy at r is the share of all test inputs with the right class and a certified radius of at least r. Intervals
-    are over the inputs; alpha, the probability that a certificate is false, is stated apart, per input and over all.
+    Reads run folders and the tab-separated logs of published codes alike, and
+    sets them side by side. Certified accuracy at r is the share of all test
+    inputs with the right class and a certified radius of at least r. Intervals
+    are over the inputs; alpha, the probability that a certificate is false, is
+    stated apart, per input and over all inputs.
 
-    Writes table.md, table.csv, table.tex, certified_accuracy.png and .pdf, and report.html: one offline file with
-    tables, pictures, and single inputs, failures first. An unfinished run is reported as a part, and marked everywhere.
+    Writes table.md, table.csv, table.tex, certified_accuracy.png and .pdf, and
+    report.html: one offline file with tables, pictures, and single inputs,
+    failures first. An unfinished run is reported as a part, marked everywhere.
 
     [bold]Examples[/bold]
 

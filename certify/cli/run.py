@@ -25,6 +25,10 @@ def run(
     sigma: o.SigmaOption = None,
     scale: o.ScaleOption = None,
     half_width: o.HalfWidthOption = None,
+    k: o.KOption = None,
+    j: o.JOption = None,
+    a: o.AOption = None,
+    p: o.POption = None,
     norm: o.NormOption = "l2",
     convert_from: o.ConvertFromOption = None,
     n: o.NOption = 100_000,
@@ -82,7 +86,7 @@ def run(
             data_root=data_root,
             split=split,
             noise=noise,
-            parameters=(("sigma", sigma), ("scale", scale), ("half_width", half_width)),
+            parameters=o.law_parameters(sigma=sigma, scale=scale, half_width=half_width, k=k, j=j, a=a, p=p),
             norm=norm,
             convert_from=convert_from,
             n0=n0,
@@ -129,10 +133,12 @@ def run(
 
 def describe(out: Any, plan: Any) -> None:
     """Print what is about to be certified."""
+    from certify.laws import law_text
+
     out.print(f"model   {plan.settings['model']} ({plan.model.description})")
     out.print(f"data    {plan.data.name}, {plan.data.split}: {len(plan.indices)} of {len(plan.data)} inputs")
     converted = "" if plan.convert_from is None else f", converted from {plan.convert_from}"
-    out.print(f"noise   {plan.law.name}, sigma {plan.law.sigma:g}; norm {plan.norm}{converted}")
+    out.print(f"noise   {law_text(plan.law)}; norm {plan.norm}{converted}")
     out.print(
         f"votes   n0 = {plan.estimator.n0:,}, n = {plan.estimator.n:,}, alpha = {plan.estimator.alpha:g} per input; "
         f"largest possible radius {plan.largest_radius():.4g}"
@@ -152,6 +158,7 @@ def announce(out: Any, plan: Any, found: Any) -> None:
 
 def finish(plan: Any, rows: list[Any], as_json: bool) -> None:
     """Print the result of a run."""
+    from certify.laws import law_text
     from certify.summary import summarize, summary_table
 
     wanted = set(plan.indices)
@@ -160,7 +167,7 @@ def finish(plan: Any, rows: list[Any], as_json: bool) -> None:
         print_json({"out": str(plan.out), "alpha": plan.estimator.alpha, "n": plan.estimator.n, **result})
         return
     out = console()
-    out.print(summary_table(result, f"{plan.data.name}, {plan.norm}, {plan.law.name} sigma {plan.law.sigma:g}"))
+    out.print(summary_table(result, f"{plan.data.name}, {plan.norm}, {law_text(plan.law)}"))
     if result["invalid_votes"]:
         out.print(
             f"{result['invalid_votes']:,} votes were invalid (non-finite scores or labels outside the classes); "

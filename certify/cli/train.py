@@ -23,13 +23,17 @@ def train(
             show_default=False,
         ),
     ] = None,
-    noise: Annotated[str, typer.Option("--noise", help="Law of the noise: gaussian, laplace or uniform.")] = "gaussian",
+    noise: Annotated[str, typer.Option("--noise", help=f"Law of the noise: {o.law_names()}.")] = "gaussian",
     sigma: Annotated[
         float | None,
         typer.Option("--sigma", help="Per-coordinate standard deviation, pixels in [0, 1].", show_default=False),
     ] = None,
     scale: o.ScaleOption = None,
     half_width: o.HalfWidthOption = None,
+    k: o.KOption = None,
+    j: o.JOption = None,
+    a: o.AOption = None,
+    p: o.POption = None,
     objective: Annotated[
         str,
         typer.Option("--objective", help="What is minimised: gaussian (cross-entropy under noise of any law)."),
@@ -75,10 +79,11 @@ def train(
         ),
     ] = "none",
     augment: Annotated[
-        bool | None,
+        str | None,
         typer.Option(
-            "--augment/--no-augment",
-            help="Random crops (4 pixels) and mirror images (default: for cifar10 only).",
+            "--augment",
+            help="none, shift (random shifts of up to 2 pixels) or crop-flip (shifts of up to 4 pixels and mirror images) "
+            "(default: shift for mnist and fashion_mnist, crop-flip for cifar10).",
             show_default=False,
         ),
     ] = None,
@@ -131,7 +136,7 @@ def train(
             data_root=data_root,
             architecture=arch,
             noise=noise,
-            parameters=(("sigma", sigma), ("scale", scale), ("half_width", half_width)),
+            parameters=o.law_parameters(sigma=sigma, scale=scale, half_width=half_width, k=k, j=j, a=a, p=p),
             objective=objective,
             epochs=epochs,
             batch_size=batch_size,
@@ -170,13 +175,15 @@ def train(
 
 
 def _describe(out: Any, plan: Any) -> None:
+    from certify.laws import law_text
+
     config, data = plan.config, plan.data
     normalized = "none" if plan.mean is None else f"mean {_numbers(plan.mean)}, std {_numbers(plan.std)}"
-    augmented = "" if plan.transform is None else "; random crops and mirror images"
+    augmented = "" if plan.transform is None else f"; augmentation: {plan.augment}"
     lines = (
         f"data    {data.source.name}: {len(data.labels):,} images, {len(data.held_out_labels):,} more held out",
         f"model   {plan.architecture}, normalisation: {normalized}{augmented}",
-        f"noise   {plan.law.name}, sigma {plan.law.sigma:g}; objective {plan.objective.name}",
+        f"noise   {law_text(plan.law)}; objective {plan.objective.name}",
         f"recipe  {config.epochs} epochs, batch size {config.batch_size}, {config.optimizer}, learning rate "
         f"{config.learning_rate:g} ({config.schedule}), seed {config.seed}, on {plan.device}, {config.precision}",
     )

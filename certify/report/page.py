@@ -153,8 +153,8 @@ def _claim_details(source: Source, run: Run) -> str:
     certified, identity = source.certified, run.identity
     converted = f", converted from {identity['convert_from']}" if identity.get("convert_from") else ""
     return (
-        f"{marked_name(certified)}: {len(certified)} inputs of {run.config['settings']['data']} ({identity['split']}); alpha = "
-        f"{certified.alpha:g}; norm {certified.norm}{converted}; law {certified.law}; f = "
+        f"{marked_name(certified)}: {len(certified)} inputs of {run.config['settings']['data']} ({identity['split']}); "
+        f"alpha = {certified.alpha:g}; norm {certified.norm}{converted}; law {certified.law}; f = "
         f"{run.config['settings'].get('model')} at precision {identity['precision']}, model digest "
         f"{str(identity['model_digest'])[:16]}; n0 = {certified.n0} selection votes, n = {certified.n} "
         "estimation votes."

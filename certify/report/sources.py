@@ -102,9 +102,10 @@ def read_run_source(folder: Path) -> Source:
         )
     try:
         run = read_run(folder)
-        missing = [key for key in _NEEDED if key not in run.identity]
+        missing = [f"identity.{key}" for key in _NEEDED if key not in run.identity]
+        missing += ["settings.data"] if "data" not in run.config["settings"] else []
         if missing:
-            raise CertifyError(f"{folder / RUN_FILE} is damaged: its identity lacks {', '.join(missing)}")
+            raise CertifyError(f"{folder / RUN_FILE} is damaged: it lacks {', '.join(missing)}")
         if not run.rows:
             raise CertifyError(f"{folder}: no input of this run is finished yet; repeat the command that made it")
         certified = _from_run(run)

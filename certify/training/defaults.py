@@ -3,6 +3,14 @@
 from dataclasses import dataclass
 
 from certify.models.architectures import ARCHITECTURES
+from smoothing.training import CropFlip
+
+AUGMENTATIONS: dict[str, CropFlip | None] = {
+    "none": None,
+    "shift": CropFlip(padding=2, flip=False),
+    "crop-flip": CropFlip(padding=4, flip=True),
+}
+"""By name: what happens to training images before the noise. Digits and letters must not be mirrored."""
 
 
 @dataclass(frozen=True)
@@ -14,21 +22,21 @@ class Defaults:
         epochs: Passes over the training set.
         batch_size: Examples in a step.
         learning_rate: Highest rate.
-        augment: Random crops and mirror images.
+        augment: A key of `AUGMENTATIONS`.
     """
 
     architecture: str
     epochs: int
     batch_size: int
     learning_rate: float
-    augment: bool = False
+    augment: str = "none"
 
 
 DEFAULTS: dict[str, Defaults] = {
     "digits": Defaults("cnn", epochs=40, batch_size=64, learning_rate=0.1),
-    "mnist": Defaults("lenet", epochs=10, batch_size=128, learning_rate=0.05),
-    "fashion_mnist": Defaults("lenet", epochs=15, batch_size=128, learning_rate=0.05),
-    "cifar10": Defaults("resnet20", epochs=60, batch_size=256, learning_rate=0.2, augment=True),
+    "mnist": Defaults("lenet", epochs=20, batch_size=128, learning_rate=0.05, augment="shift"),
+    "fashion_mnist": Defaults("lenet", epochs=15, batch_size=128, learning_rate=0.05, augment="shift"),
+    "cifar10": Defaults("resnet20", epochs=60, batch_size=256, learning_rate=0.2, augment="crop-flip"),
 }
 """By name of the data set."""
 

@@ -11,10 +11,10 @@ from certify.models.architectures import build_architecture, find_architecture
 from certify.models.checkpoint_config import CONFIG, WEIGHTS
 from certify.setup import pick_device
 from certify.training.data import TrainingData, check_share, load_training_data
-from certify.training.defaults import defaults_for
+from certify.training.defaults import AUGMENTATIONS, defaults_for
 from certify.training.normalization import parse_normalization, settle_normalization
 from smoothing.distributions.base import SmoothingDistribution
-from smoothing.distributions.table import make_law
+from smoothing.distributions.table import make_law, try_law
 from smoothing.training import CropFlip, Objective, TrainingConfig, make_objective
 
 
@@ -43,7 +43,7 @@ class TrainOptions:
         decay_factor: Step: factor of each drop.
         seed: Seed of everything: the initial weights, the held-out examples, the order, the noise.
         normalize: See `parse_normalization`.
-        augment: Random crops and mirror images.
+        augment: A key of `AUGMENTATIONS`.
         held_out: Share of the training examples that is held out.
         device: For instance "cpu" or "cuda"; default: CUDA where there is one.
         precision: "fp32" or "bf16".
@@ -72,7 +72,7 @@ class TrainOptions:
     decay_factor: float = 0.1
     seed: int = 0
     normalize: str = "none"
-    augment: bool | None = None
+    augment: str | None = None
     held_out: float = 0.05
     device: str | None = None
     precision: str = "fp32"
@@ -94,7 +94,8 @@ class TrainingPlan:
         architecture: The network's name.
         mean: Mean of each channel for the normalisation, or None.
         std: Standard deviation of each channel, or None.
-        transform: Augmentation, or None.
+        augment: Name of the augmentation.
+        transform: The augmentation, or None.
         device: Where to train.
     """
 
@@ -106,6 +107,7 @@ class TrainingPlan:
     architecture: str
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
+    augment: str
     transform: CropFlip | None
     device: torch.device
 
@@ -138,11 +140,13 @@ def prepare_training(options: TrainOptions) -> TrainingPlan:
     check_destination(options.out, overwrite=options.overwrite)
     objective = make_objective(options.objective)
     parameters = {key: value for key, value in options.parameters if value is not None}
-    make_law(options.noise, (1,), **parameters)
+    try_law(options.noise, **parameters)
     if options.architecture is not None:
         find_architecture(options.architecture)
     normalization = parse_normalization(options.normalize)
     check_share(options.held_out)
+    if options.augment is not None and options.augment not in AUGMENTATIONS:
+        raise UsageError(f"augment must be one of {', '.join(AUGMENTATIONS)}, got augment={options.augment!r}")
     device = pick_device(options.device)
     config = TrainingConfig(
         epochs=1 if options.epochs is None else options.epochs,
@@ -169,7 +173,7 @@ def prepare_training(options: TrainOptions) -> TrainingPlan:
         learning_rate=defaults.learning_rate if options.learning_rate is None else options.learning_rate,
     )
     augment = defaults.augment if options.augment is None else options.augment
-    if augment and len(data.shape) != 3:
+    if augment != "none" and len(data.shape) != 3:
         raise UsageError(f"augment needs images (channels, height, width), got inputs of shape {data.shape}")
     numbers = settle_normalization(normalization, data)
     plan = TrainingPlan(
@@ -181,7 +185,8 @@ def prepare_training(options: TrainOptions) -> TrainingPlan:
         architecture=options.architecture or defaults.architecture,
         mean=None if numbers is None else numbers[0],
         std=None if numbers is None else numbers[1],
-        transform=CropFlip() if augment else None,
+        augment=augment,
+        transform=AUGMENTATIONS[augment],
         device=device,
     )
     plan.build()  # an architecture that cannot take these inputs says so here

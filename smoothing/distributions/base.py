@@ -137,7 +137,7 @@ class SmoothingDistribution(ABC):
             p_lower: Lower bound on the top-class probability, in [0, 1]; scalar or array.
             norm: Norm of the perturbation; must be in `self.norms`.
             q_upper: Upper bound on 1 - p. float64 cannot resolve p near 1 (1 - 1e-17 is 1.0), so certification always
-                passes it; default: 1 - p_lower, which is exact for p_lower in [1/2, 1].
+                passes it; it takes the place of 1 - p_lower, which is exact for p_lower in [1/2, 1].
             rival_upper: Upper bound on the runner-up's probability; default: all of 1 - p.
 
         Returns:
