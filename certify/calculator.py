@@ -5,7 +5,9 @@ import re
 from typing import Any
 
 from certify.errors import UsageError
-from smoothing.distributions.table import LAWS, make_law
+from smoothing.distributions.base import SmoothingDistribution
+from smoothing.distributions.table import LAWS
+from smoothing.radius.impossibility import radius_upper_bound
 from smoothing.rounding import complement_down
 from smoothing.statistics.binomial import check_alpha, failure_upper_bound
 from smoothing.threat import Norm, convert_radius
@@ -13,9 +15,7 @@ from smoothing.threat import Norm, convert_radius
 
 def calculate(
     *,
-    noise: str,
-    shape: str,
-    parameters: dict[str, float | None],
+    law: SmoothingDistribution,
     norm: str,
     convert_from: str | None = None,
     p_lower: float | None = None,
@@ -27,9 +27,7 @@ def calculate(
     """Return the radius with everything that it follows from, JSON-ready.
 
     Args:
-        noise: Name of the law.
-        shape: Shape as text, "3x32x32".
-        parameters: The law's parameters; None counts as not given.
+        law: The law of the noise.
         norm: Norm of the radius.
         convert_from: Norm to prove it in before it is converted.
         p_lower: Lower bound on the top class's probability; exactly one of `p_lower`, `q_upper` and `votes` is needed.
@@ -43,7 +41,6 @@ def calculate(
         InvalidArgumentError: If a value is out of range.
         UnsupportedNormError: If no radius is proved for the norm.
     """
-    law = make_law(noise, parse_shape(shape), **parameters)
     target = Norm.parse(norm)
     source = target if convert_from is None else Norm.parse(convert_from)
     law.require_norm(source)
@@ -75,9 +72,11 @@ def calculate(
     if source is not target:
         radius = convert_radius(radius, source, target, law.dimension)
         method += f"; converted from {source} to {target} by the inclusion of one ball in the other"
+    limit = upper_limit(law, target, p_lower, q_upper, p_upper)
     return {
         "radius": radius if math.isfinite(radius) else "inf",
         "radius_text": f"{radius!r}",
+        "upper_limit": limit if limit is None or math.isfinite(limit) else "inf",
         "norm": str(target),
         "converted_from": None if source is target else str(source),
         "law": law.name,
@@ -94,6 +93,21 @@ def calculate(
     }
 
 
+def upper_limit(
+    law: SmoothingDistribution,
+    norm: Norm,
+    p_lower: float,
+    q_upper: float | None = None,
+    rival_upper: float | None = None,
+) -> float | None:
+    """Return what no additive noise of the law's sigma can exceed in `norm`; None where sigma is infinite, or in l0."""
+    if law.sigma is None or norm is Norm.L0:
+        return None
+    return radius_upper_bound(
+        p_lower, norm, sigma=law.sigma, dimension=law.dimension, q_upper=q_upper, rival_upper=rival_upper
+    )
+
+
 def parse_shape(text: str) -> tuple[int, ...]:
     """Read "3x32x32" or "3,32,32".
 
@@ -101,7 +115,7 @@ def parse_shape(text: str) -> tuple[int, ...]:
         UsageError: If it is something else.
     """
     parts = re.split(r"[x,]", text.strip())
-    if not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+    if not all(re.fullmatch(r"\s*0*[1-9][0-9]*\s*", part) for part in parts):
         raise UsageError(f"shape must be positive integers joined by x, for instance 3x32x32, got shape={text!r}")
     return tuple(int(part) for part in parts)
 
@@ -112,7 +126,7 @@ def parse_votes(text: str) -> tuple[int, int]:
     Raises:
         UsageError: If it is something else, or K is above N.
     """
-    match = re.fullmatch(r"\s*([\d_,]+)\s*/\s*([\d_,]+)\s*", text)
+    match = re.fullmatch(r"\s*([0-9][0-9_,]*)\s*/\s*([0-9][0-9_,]*)\s*", text)
     numbers = [int(re.sub("[_,]", "", part)) for part in match.groups()] if match else []
     if not numbers or numbers[0] > numbers[1] or numbers[1] < 1:
         raise UsageError(f"votes must be K/N with 0 <= K <= N and N at least 1, got votes={text!r}")

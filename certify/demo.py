@@ -4,12 +4,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from certify.errors import RunMismatchError, UsageError
 from certify.report import Report, write_report
-from certify.rundir import Row
+from certify.rundir import RUN_FILE, Row, read_config
 from certify.runner import RunPlan, execute
 from certify.setup import RunOptions, prepare
 from certify.training import TrainOptions, prepare_training, train_checkpoint
 from certify.training.progress import TrainingObserver
+from smoothing.distributions.table import make_law
+from smoothing.estimators.fixed import FixedEstimator
+from smoothing.noise import check_seed
 
 DATA = "digits"
 INPUTS = 150
@@ -33,6 +37,31 @@ class DemoSettings:
     n: int = 10_000
     seed: int = 0
     device: str | None = None
+
+
+def check_demo(settings: DemoSettings) -> None:
+    """Check, before anything is trained, that the settings can certify something and that the folder is free for them.
+
+    Raises:
+        InvalidArgumentError: If a setting is out of range.
+        RunMismatchError: If the folder holds a demo with other settings.
+    """
+    law = make_law("gaussian", (1,), sigma=settings.sigma)
+    check_seed(settings.seed)
+    estimator = FixedEstimator(n=settings.n)
+    if estimator.best_q_upper >= 0.5:
+        raise UsageError(f"n={settings.n} votes at alpha={estimator.alpha} can certify nothing; 1,000 or more is usual")
+    run = settings.out / "run"
+    if (run / RUN_FILE).exists():
+        there = read_config(run)["identity"]
+        now = {"law": law.parameters, "n": estimator.n, "seed": settings.seed}
+        old = {
+            "law": there.get("law", {}).get("parameters"),
+            "n": there.get("estimator", {}).get("n"),
+            "seed": there.get("seed"),
+        }
+        if old != now:
+            raise RunMismatchError(f"{settings.out} holds a demo with other settings ({old}); use another --out")
 
 
 def train_demo(settings: DemoSettings, observer: TrainingObserver) -> Path:

@@ -8,8 +8,8 @@ after a power cut. One process writes at a time, by a lock file that the operati
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -63,6 +63,8 @@ class Journal:
         if write:
             self._lock = _acquire(folder)
         try:
+            if not write:
+                _recover(self.path)
             with _explained(self.path):
                 # Read-only by mode=ro, so that a report can be made while the run is going on, or from a read-only disk.
                 uri = f"{self.path.resolve().as_uri()}?mode={'rwc' if write else 'ro'}"
@@ -95,44 +97,41 @@ class Journal:
         if meta.get("kind") != kind:
             raise JournalError(f"{self.path} is a journal of kind {meta.get('kind')!r}, expected {kind!r}")
 
-    def finished(self) -> set[int]:
-        """Return the keys of the inputs that are done."""
-        with _explained(self.path):
-            return {row[0] for row in self._connection.execute('SELECT "index" FROM inputs WHERE status = ?', (DONE,))}
-
-    def looks(self) -> dict[int, list[Look]]:
-        """Return every look, by input, in the order in which they were recorded."""
-        found: dict[int, list[Look]] = {}
-        with _explained(self.path):
-            for index, phase, n, counts in self._connection.execute(
-                'SELECT "index", phase, n, counts FROM looks ORDER BY rowid'
-            ):
-                found.setdefault(index, []).append(Look(Phase(phase), n, tuple(json.loads(counts))))
-        return found
-
-    def entries(self) -> Iterator[Entry]:
-        """Yield the finished inputs, by index.
+    def entries(self) -> list[Entry]:
+        """Return the finished inputs with their looks, by index, as of one moment.
 
         Raises:
             JournalError: If a row cannot be read.
         """
-        looks = self.looks()
-        with _explained(self.path):
-            rows = list(self._connection.execute('SELECT "index", status, payload FROM inputs ORDER BY "index"'))
-        for index, status, payload in rows:
-            try:
-                yield Entry(index, status, json.loads(payload), tuple(looks.get(index, ())))
-            except ValueError as error:
-                raise JournalError(f"{self.path}: the row of input {index} is damaged ({error})") from None
+        with _explained(self.path), self._transaction("DEFERRED"):
+            # One transaction: a writer may finish an input between two statements.
+            found = self._connection.execute('SELECT "index", phase, n, counts FROM looks ORDER BY rowid').fetchall()
+            rows = self._connection.execute('SELECT "index", status, payload FROM inputs ORDER BY "index"').fetchall()
+        looks: dict[int, list[Look]] = {}
+        entries = []
+        try:
+            index = None
+            for index, phase, n, counts in found:
+                looks.setdefault(index, []).append(Look(Phase(phase), int(n), tuple(json.loads(counts))))
+            for index, status, payload in rows:
+                entries.append(Entry(index, status, json.loads(payload), tuple(looks.get(index, ()))))
+        except (ValueError, TypeError) as error:
+            raise JournalError(f"{self.path}: the row of input {index} is damaged ({error})") from None
+        return entries
+
+    def record_inputs(self, finished: Iterable[tuple[int, Mapping[str, Any], tuple[Look, ...]]]) -> None:
+        """Write finished inputs (key, payload, looks), all in one transaction; durable when this returns."""
+        with _explained(self.path), self._transaction():
+            for index, payload, looks in finished:
+                for look in looks:
+                    self._insert_look(index, look)
+                self._connection.execute(
+                    "INSERT INTO inputs VALUES (?, ?, ?)", (index, DONE, json.dumps(payload, allow_nan=False))
+                )
 
     def record_input(self, index: int, payload: Mapping[str, Any], looks: tuple[Look, ...]) -> None:
-        """Write a finished input with all looks that are not there yet, in one transaction; durable when this returns."""
-        with _explained(self.path), self._transaction():
-            for look in looks:
-                self._insert_look(index, look)
-            self._connection.execute(
-                "INSERT INTO inputs VALUES (?, ?, ?)", (index, DONE, json.dumps(payload, allow_nan=False))
-            )
+        """Write one finished input; durable when this returns."""
+        self.record_inputs([(index, payload, looks)])
 
     def _insert_look(self, index: int, look: Look) -> None:
         counts = json.dumps(look.counts)
@@ -149,8 +148,8 @@ class Journal:
             )
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._connection.execute("BEGIN IMMEDIATE")
+    def _transaction(self, kind: str = "IMMEDIATE") -> Iterator[None]:
+        self._connection.execute(f"BEGIN {kind}")
         try:
             yield
             self._connection.execute("COMMIT")
@@ -193,6 +192,17 @@ def _acquire(folder: Path) -> Any:
     return lock
 
 
+def _recover(path: Path) -> None:
+    """Let SQLite roll back what a killed writer left half done: a read-only connection may not, and then cannot read."""
+    if not path.with_name(f"{path.name}-journal").exists():
+        return
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=rw", uri=True, timeout=10.0)) as connection:
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.Error:
+        return  # not writable here: the read-only connection says what can be done
+
+
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
     try:
@@ -201,7 +211,7 @@ def _explained(path: Path) -> Iterator[None]:
         reason = str(error)
         advice = {
             "full": "free some space and repeat the command, which resumes",
-            "readonly": "make the folder writable or choose another --out",
+            "readonly": "make the folder writable (a killed run left a write to be rolled back) or choose another --out",
             "disk I/O": "check the disk and repeat the command, which resumes",
             "locked": "another process is using it; wait for it to end",
             "malformed": "the file is damaged; restore it from a copy",

@@ -3,18 +3,19 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from certify.datasets import load_dataset
+from certify.datasets.pixels import apply_transform, decode_rgb, unit_scale
 from certify.datasets.selection import select_indices
 from certify.errors import DatasetError, UsageError
 from certify.models import load_model
 from certify.models.base import LoadedModel
 from certify.setup import RunOptions, pick_device, settle_law
+from smoothing.distributions.table import try_law
 from smoothing.forward import ForwardSettings
 from smoothing.smoothed import SmoothedClassifier
 
@@ -40,10 +41,13 @@ def predict_inputs(options: RunOptions, files: Sequence[Path]) -> tuple[list[Pre
 
     Raises:
         UsageError: If neither or both of files and data are given.
+        InvalidArgumentError: If the law is unknown, or a parameter of it is unknown, missing or out of range.
         DatasetError: If a file is not an image that the model takes.
     """
     if bool(files) == bool(options.data):
         raise UsageError("give either image files or --data with --indices, not both and not neither")
+    if options.noise is not None:
+        try_law(options.noise, **dict(options.parameters))
     model = load_model(
         options.model,
         num_classes=options.num_classes,
@@ -87,22 +91,14 @@ def read_image(path: Path, model: LoadedModel) -> Tensor:
     """Read an image file as float32 [channels, height, width] in [0, 1], resized as the model's configuration says.
 
     Raises:
-        DatasetError: If it cannot be read, or has not the shape that the model takes.
+        DatasetError: If it cannot be read, has more than 8 bits per channel, or not the shape that the model takes.
     """
-    from PIL import Image, UnidentifiedImageError
-
-    grey = model.input_shape is not None and model.input_shape[0] == 1
-    try:
-        with Image.open(path) as opened:
-            image: Any = opened.convert("L" if grey else "RGB")
-    except FileNotFoundError:
-        raise DatasetError(f"there is no file {path}") from None
-    except (UnidentifiedImageError, OSError) as error:
-        raise DatasetError(f"{path} cannot be read as an image: {error}") from None
-    if model.transform is not None:
-        image = model.transform(image)
-    pixels = np.asarray(image, dtype=np.float32) / np.float32(255)
-    x = torch.from_numpy(pixels[None] if grey else np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+    if not path.is_file():
+        raise DatasetError(f"there is no file {path}")
+    image = decode_rgb(path, str(path))
+    if model.input_shape is not None and model.input_shape[0] == 1:
+        image = image.convert("L")
+    x = unit_scale(np.stack([apply_transform(image, model.transform, str(path))]), 255)[0]
     if model.input_shape is not None and tuple(x.shape) != tuple(model.input_shape):
         raise DatasetError(f"{path} has shape {tuple(x.shape)}, but the model takes {tuple(model.input_shape)}")
     return x

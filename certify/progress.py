@@ -4,11 +4,12 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from certify.rundir import Row
 
 
+@runtime_checkable
 class RunObserver(Protocol):
     """Told about votes and finished inputs as they come."""
 

@@ -62,6 +62,8 @@ class Row:
         """
         try:
             certificate = Certificate.from_dict(entry.payload["certificate"])
+            if certificate.looks != entry.looks:
+                raise JournalError(f"the journal's votes of input {entry.index} are not those of its certificate")
             predict = -1 if certificate.prediction is None else certificate.prediction
             label = int(entry.payload["label"])
             return cls(
@@ -114,7 +116,11 @@ def read_run(folder: Path) -> Run:
     config = read_config(folder)
     with Journal(folder, kind=KIND) as journal:
         rows = tuple(Row.from_entry(entry) for entry in journal.entries())
-    return Run(folder, config, rows, tuple(int(i) for i in config["settings"]["indices"]))
+    try:
+        planned = tuple(int(i) for i in config["settings"]["indices"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CertifyError(f"{folder / RUN_FILE} is damaged: settings lacks a list of inputs ({error!r})") from None
+    return Run(folder, config, rows, planned)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -133,22 +139,32 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or config.get("schema") != SCHEMA:
         schema = config.get("schema") if isinstance(config, dict) else None
         raise CertifyError(f"{path} has schema {schema}, this program reads {SCHEMA}")
-    missing = [key for key in ("kind", "identity", "settings", "environment") if key not in config]
-    if missing:
-        raise CertifyError(f"{path} is damaged: it lacks {', '.join(missing)}")
+    missing = [key for key in ("identity", "settings", "environment") if not isinstance(config.get(key), dict)]
+    if missing or "kind" not in config:
+        raise CertifyError(f"{path} is damaged: it lacks {', '.join(missing or ['kind'])}")
     return config
 
 
-def claim_folder(folder: Path, config: dict[str, Any]) -> None:
+def claim_folder(folder: Path, config: dict[str, Any], *, has_rows: bool = False) -> None:
     """Write `run.json` into a new folder, or check that the folder holds the same run and add what is asked for now.
 
     Which inputs are asked for may grow from call to call; what an earlier call asked for stays planned, so that asking
     for less can never make an unfinished run look complete.
 
+    Args:
+        folder: The run folder.
+        config: What the run is, in full.
+        has_rows: Whether the journal holds certificates already.
+
     Raises:
-        RunMismatchError: If the folder holds a run of another identity; the message shows the difference.
+        RunMismatchError: If the folder holds a run of another identity; the message shows the difference. Or if it has
+            certificates, but no `run.json` that says whose they are.
     """
     path = folder / RUN_FILE
+    if has_rows and not path.exists():
+        raise RunMismatchError(
+            f"{folder} holds certificates but no {RUN_FILE} that says of which run; use another --out"
+        )
     if path.exists():
         there = read_config(folder)
         differences = compare_identities(there["identity"], config["identity"])
@@ -157,7 +173,12 @@ def claim_folder(folder: Path, config: dict[str, Any]) -> None:
             raise RunMismatchError(
                 f"{folder} holds another run; use another --out, or repeat the command that made it. Differences:\n{shown}"
             )
-        grown = {key: sorted({*there["settings"][key], *config["settings"][key]}) for key in ("indices", "selected")}
+        try:
+            grown = {
+                key: sorted({*there["settings"][key], *config["settings"][key]}) for key in ("indices", "selected")
+            }
+        except (KeyError, TypeError) as error:
+            raise CertifyError(f"{path} is damaged: settings lacks a list of inputs ({error!r})") from None
         config = {**config, "settings": {**config["settings"], **grown}}
     write_atomically(path, json.dumps(config, indent=2, allow_nan=False) + "\n")
 

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from certify import __version__
 from certify.datasets.base import Dataset
-from certify.errors import DatasetError, ModelError, UsageError
+from certify.errors import DatasetError, ModelError, RunMismatchError, UsageError
 from certify.files import make_folder
 from certify.journal import Journal
-from certify.models.base import LoadedModel
+from certify.models.base import LoadedModel, transform_text
 from certify.rundir import KIND, SCHEMA, Row, claim_folder, export
 from smoothing.certificate import Certificate, issue_certificate
 from smoothing.distributions.base import SmoothingDistribution
@@ -27,11 +27,22 @@ from smoothing.estimators.base import State
 from smoothing.estimators.fixed import FixedEstimator
 from smoothing.forward import ForwardSettings
 from smoothing.noise import NOISE_VERSION
+from smoothing.statistics.binomial import minimum_votes
 from smoothing.threat import Norm
 from smoothing.votes import BatchingEngine
 
 _WINDOW_BATCHES = 64
 """Batches' worth of votes whose inputs are in flight together: enough that the padding of the last one is lost in them."""
+
+
+_LEAST_INPUTS = 8
+"""Inputs in flight at least, so that their selection votes share batches where n is large."""
+
+_FLUSH_SECONDS = 0.25
+"""Finished inputs wait this long at most for others, to be written to the journal together: a write costs milliseconds."""
+
+_INPUTS_COMPARED = 16
+"""Finished inputs whose content is compared when a run is resumed."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +100,10 @@ class RunPlan:
             "channels_last": self.forward.channels_last,
             "compile": self.forward.compile,
             "batch_size": self.forward.batch_size,
+            "transform": transform_text(self.model.transform),
             "device_kind": self.device.type,
+            # torch's streams on a GPU depend on how many multiprocessors it has, hence on the model of the GPU.
+            "device_name": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else None,
             "torch_version": torch.__version__,
         }
 
@@ -125,7 +139,7 @@ class RunPlan:
         """
         self.law.require_norm(self.norm if self.convert_from is None else self.convert_from)
         if self.largest_radius() <= 0.0:
-            needed = math.floor(math.log(self.estimator.alpha) / math.log(0.5)) + 1
+            needed = minimum_votes(float(np.nextafter(0.5, 0.0)), self.estimator.alpha)
             raise UsageError(
                 f"n={self.estimator.n} votes at alpha={self.estimator.alpha} can certify nothing, even if all agree; "
                 f"n must be at least {needed}, and 10,000 or more is usual"
@@ -199,8 +213,7 @@ def preflight(plan: RunPlan) -> Preflight:
     """Measure clean accuracy on up to 64 inputs, and the speed on a few batches of noise that no vote is taken from.
 
     Raises:
-        ClassifierError: If the classifier's output cannot be read as votes over the classes.
-        ModelError: If the model fails on an input.
+        ClassifierError: If the classifier fails, or its output cannot be read as votes over the classes.
     """
     from smoothing.votes import read_outcomes
 
@@ -210,14 +223,11 @@ def preflight(plan: RunPlan) -> Preflight:
     generator = torch.Generator(device=engine.forward.device)
     right = 0
     with engine.forward.evaluating(), torch.inference_mode():
-        try:
-            for first in range(0, len(chosen), len(batch)):
-                part = chosen[first : first + len(batch)]
-                batch[: len(part)].copy_(plan.data.inputs(part))
-                outcomes = read_outcomes(engine.forward(batch), len(batch), plan.num_classes)[: len(part)]
-                right += int((outcomes.cpu().numpy() == plan.data.labels(part)).sum())
-        except RuntimeError as error:
-            raise ModelError(f"the model fails on inputs of shape {plan.law.shape}: {error}") from error
+        for first in range(0, len(chosen), len(batch)):
+            part = chosen[first : first + len(batch)]
+            batch[: len(part)].copy_(plan.data.inputs(part))
+            outcomes = read_outcomes(engine.forward(batch), len(batch), plan.num_classes)[: len(part)]
+            right += int((outcomes.cpu().numpy() == plan.data.labels(part)).sum())
         passes, seconds = 0, 0.0
         while passes < 64 and (seconds < 0.5 or passes < 2):
             start = time.perf_counter()
@@ -251,20 +261,46 @@ def execute(
     """
     make_folder(plan.out)
     with Journal(plan.out, kind=KIND, write=True) as journal:
-        claim_folder(plan.out, plan.config())
         rows = {entry.index: Row.from_entry(entry) for entry in journal.entries()}
+        claim_folder(plan.out, plan.config(), has_rows=bool(rows))
+        _check_resumed(plan, rows)
         wanted = set(plan.indices)
         for row in rows.values():
             if on_row is not None and row.index in wanted:
                 on_row(row)
         todo = [index for index in plan.indices if index not in rows]
         engine = make_engine(plan, on_votes)
-        width = max(1, math.ceil(_WINDOW_BATCHES * plan.forward.batch_size / plan.votes_per_input))
-        for first in range(0, len(todo), width):
-            _certify_window(plan, engine, journal, todo[first : first + width], rows, on_row)
-        everything = [rows[index] for index in sorted(rows)]
-        export(plan.out, everything)
+        if todo:
+            engine.check_classifier(plan.data.inputs(todo[:1])[0])
+        width = max(_LEAST_INPUTS, math.ceil(_WINDOW_BATCHES * plan.forward.batch_size / plan.votes_per_input))
+        try:
+            for first in range(0, len(todo), width):
+                _certify_window(plan, engine, journal, todo[first : first + width], rows, on_row)
+        finally:
+            # On an interruption too: what is exported is what is in the journal.
+            everything = [rows[index] for index in sorted(rows)]
+            export(plan.out, everything)
     return everything
+
+
+def _check_resumed(plan: RunPlan, rows: dict[int, Row]) -> None:
+    """Check that rows of earlier calls belong to this run: parameters of all of them, inputs of a few, evenly chosen.
+
+    The identity in run.json has been compared already; this notices a folder whose files were put together by hand, and
+    inputs that have changed where the digest of the data cannot see it (image folders are known by names and sizes).
+    """
+    estimator = plan.estimator
+    expected = (plan.law.describe(), plan.norm, plan.seed, estimator.alpha, estimator.n0, estimator.n, NOISE_VERSION)
+    for row in rows.values():
+        c = row.certificate
+        if (c.law, c.norm, c.seed, c.alpha, c.n0, c.n, c.noise_version) != expected:
+            raise RunMismatchError(f"{plan.out}: the certificate of input {row.index} belongs to another run")
+    indices = sorted(rows)
+    for index in indices[:: max(1, len(indices) // _INPUTS_COMPARED)]:
+        if not 0 <= index < len(plan.data) or input_digest(plan.data.inputs([index])[0]) != rows[index].input_sha256:
+            raise RunMismatchError(
+                f"{plan.out}: input {index} is not the one that was certified in this folder; use another --out"
+            )
 
 
 def _certify_window(
@@ -277,7 +313,17 @@ def _certify_window(
 ) -> None:
     states: dict[int, State] = {index: plan.estimator.start() for index in indices}
     labels = dict(zip(indices, plan.data.labels(indices), strict=True))
-    started = time.perf_counter()
+    started = flushed = time.perf_counter()
+    waiting: list[Row] = []
+
+    def flush() -> None:
+        journal.record_inputs((row.index, _payload(row), row.certificate.looks) for row in waiting)
+        for row in waiting:
+            rows[row.index] = row
+            if on_row is not None:
+                on_row(row)
+        waiting.clear()
+
     for index in drive(engine, states):
         if states[index].next_look() is not None:
             continue
@@ -293,20 +339,24 @@ def _certify_window(
             convert_from=plan.convert_from,
         )
         # The inputs of a window are worked on together, one finishing after the other: the time since the last one.
-        rows[index] = _record(plan, journal, index, int(labels[index]), certificate, now - started)
+        waiting.append(_row(plan, index, int(labels[index]), certificate, now - started))
         started = now
-        if on_row is not None:
-            on_row(rows[index])
+        if now - flushed >= _FLUSH_SECONDS:
+            flush()
+            flushed = time.perf_counter()
+    flush()
 
 
-def _record(plan: RunPlan, journal: Journal, index: int, label: int, certificate: Certificate, seconds: float) -> Row:
-    digest = input_digest(plan.data.inputs([index])[0])
-    payload = {
-        "label": label,
-        "certificate": certificate.to_dict(),
-        "seconds": seconds,
-        "input_sha256": digest,
-    }
-    journal.record_input(index, payload, certificate.looks)
+def _row(plan: RunPlan, index: int, label: int, certificate: Certificate, seconds: float) -> Row:
     predict = -1 if certificate.prediction is None else certificate.prediction
+    digest = input_digest(plan.data.inputs([index])[0])
     return Row(index, label, predict, certificate.radius, predict == label, seconds, digest, certificate)
+
+
+def _payload(row: Row) -> dict[str, Any]:
+    return {
+        "label": row.label,
+        "certificate": row.certificate.to_dict(),
+        "seconds": row.seconds,
+        "input_sha256": row.input_sha256,
+    }

@@ -207,14 +207,18 @@ def settle_law(
         given = dict(trained.parameters)
     law = make_law(name, shape, **given)
     warnings = []
+    if law.sigma is not None and law.sigma < 1e-4:
+        warnings.append(
+            f"sigma {law.sigma:g} is so small that x + noise is mostly rounding in float32: do not rely on such certificates"
+        )
     if trained is None:
         warnings.append("the model does not say that it was trained with noise: expect small radii")
     else:
         expected = make_law(trained.name, shape, **trained.parameters)
         if expected.identity != law.identity:
             warnings.append(
-                f"the model was trained with {law_text(expected)}, but is certified with {law_text(law)}: "
-                "sound, but usually weaker"
+                f"the model was trained with another noise ({law_text(expected)}) than it is certified with "
+                f"({law_text(law)}): sound, but usually weaker"
             )
     return law, warnings
 

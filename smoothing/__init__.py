@@ -1,7 +1,17 @@
 """Randomized smoothing: laws of noise, proved radii, the Monte Carlo engine, smoothed classifiers and their training."""
 
 from smoothing.certificate import Certificate
-from smoothing.distributions import Gaussian, Laplace, SmoothingDistribution, Uniform
+from smoothing.distributions import (
+    Exp1,
+    ExpInf,
+    Expp,
+    Gaussian,
+    Laplace,
+    Pareto,
+    PowInf,
+    SmoothingDistribution,
+    Uniform,
+)
 from smoothing.errors import ClassifierError, InvalidArgumentError, SmoothingError, UnsupportedNormError
 from smoothing.estimators import Estimate, Estimator, FixedEstimator, Phase, Status
 from smoothing.forward import ForwardSettings
@@ -16,13 +26,18 @@ __all__ = [
     "ClassifierError",
     "Estimate",
     "Estimator",
+    "Exp1",
+    "ExpInf",
+    "Expp",
     "FixedEstimator",
     "ForwardSettings",
     "Gaussian",
     "InvalidArgumentError",
     "Laplace",
     "Norm",
+    "Pareto",
     "Phase",
+    "PowInf",
     "SmoothedClassifier",
     "SmoothingDistribution",
     "SmoothingError",

@@ -1,14 +1,16 @@
 """The forward pass at one recorded, fixed shape and precision: the function that a certificate speaks about."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
+from types import FunctionType, ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from smoothing.errors import InvalidArgumentError
+from smoothing.errors import ClassifierError, InvalidArgumentError, SmoothingError
 
 _AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -56,7 +58,14 @@ class Forward:
             raise InvalidArgumentError(f"the classifier must be callable, got {type(classifier).__name__}")
         self.settings = settings
         self.module = classifier if isinstance(classifier, nn.Module) else None
-        self.device = torch.device(device) if device is not None else _device_of(self.module)
+        self._behind = modules_behind(classifier)
+        if settings.precision != "fp32" and not self._behind:
+            # Autocast reaches torch's operators only: the certificate would name a precision that f never had.
+            raise InvalidArgumentError(
+                f"precision={settings.precision!r} needs a classifier that is an nn.Module; "
+                f"{type(classifier).__name__} decides about its own precision: use precision='fp32'"
+            )
+        self.device = torch.device(device) if device is not None else _device_of(self._behind)
         if self.module is not None:
             self.module.to(self.device)
             if settings.channels_last:
@@ -67,14 +76,25 @@ class Forward:
 
     def new_batch(self, shape: tuple[int, ...]) -> Tensor:
         """Return the buffer [batch_size, *shape] that batches are assembled in."""
-        batch = torch.zeros((self.settings.batch_size, *shape), device=self.device)
+        try:
+            batch = torch.zeros((self.settings.batch_size, *shape), device=self.device)
+        except RuntimeError as error:
+            raise InvalidArgumentError(
+                f"a batch of shape {(self.settings.batch_size, *shape)} does not fit into memory; use a smaller batch_size"
+            ) from error
         if self.settings.channels_last and batch.dim() == 4:
             return batch.contiguous(memory_format=torch.channels_last)
         return batch
 
     def __call__(self, batch: Tensor) -> Any:
-        """Run the classifier once; to be called inside `evaluating` and `torch.inference_mode`."""
+        """Run the classifier once; to be called inside `evaluating` and `torch.inference_mode`.
+
+        Raises:
+            ClassifierError: If the classifier raises; its own error is the cause.
+        """
         with ExitStack() as stack:
+            stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+            torch.set_float32_matmul_precision("highest")
             dtype = _AUTOCAST[self.settings.precision]
             if dtype is not None:
                 stack.enter_context(torch.autocast(self.device.type, dtype=dtype))
@@ -83,16 +103,25 @@ class Forward:
                 stack.enter_context(
                     torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
                 )
-            return self._call(batch)
+            try:
+                return self._call(batch)
+            except SmoothingError:
+                raise
+            except Exception as error:
+                reason = str(error).strip().split("\n")[0]
+                raise ClassifierError(
+                    f"the classifier failed on a batch of shape {tuple(batch.shape)}: {type(error).__name__}: {reason}"
+                ) from error
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Put every submodule in eval mode and restore each one's own flag afterwards."""
-        if self.module is None:
-            yield
-            return
-        flags = [(module, module.training) for module in self.module.modules()]
-        self.module.eval()
+        """Put every submodule in eval mode and restore each one's own flag afterwards.
+
+        Modules behind a plain callable (a bound method, a closure, an attribute) are found and treated alike.
+        """
+        flags = [(module, module.training) for root in self._behind for module in root.modules()]
+        for root in self._behind:
+            root.eval()
         try:
             yield
         finally:
@@ -100,8 +129,46 @@ class Forward:
                 module.training = training
 
 
-def _device_of(module: nn.Module | None) -> torch.device:
-    if module is not None:
+def modules_behind(classifier: Any) -> list[nn.Module]:
+    """Return the modules that a callable consists of or holds: itself, or those of its closure, arguments and attributes.
+
+    Looks through bound methods, `functools.partial`, closure cells, instance attributes and plain containers, a few levels
+    deep; what is hidden deeper is still noticed by `smoothing.coupling`.
+    """
+    found: dict[int, nn.Module] = {}
+    seen: set[int] = set()
+
+    def look(value: Any, depth: int) -> None:
+        if id(value) in seen or depth > 4:
+            return
+        seen.add(id(value))
+        if isinstance(value, nn.Module):
+            found[id(value)] = value
+            return
+        inner: list[Any] = [getattr(value, "__self__", None)]
+        if isinstance(value, partial):
+            inner += [value.func, value.args, value.keywords]
+        if isinstance(value, FunctionType):
+            for cell in value.__closure__ or ():
+                with suppress(ValueError):  # a cell that is still empty
+                    inner.append(cell.cell_contents)
+            inner += [value.__defaults__, value.__kwdefaults__]
+        elif isinstance(value, list | tuple | set | frozenset):
+            inner += list(value)
+        elif isinstance(value, dict):
+            inner += list(value.values())
+        elif not isinstance(value, ModuleType | type):
+            inner.append(getattr(value, "__dict__", None))
+        for part in inner:
+            if part is not None:
+                look(part, depth + 1)
+
+    look(classifier, 0)
+    return list(found.values())
+
+
+def _device_of(modules: list[nn.Module]) -> torch.device:
+    for module in modules:
         for tensor in (*module.parameters(), *module.buffers()):
             return tensor.device
     return torch.device("cpu")

@@ -8,7 +8,9 @@ between device kinds and may differ between releases, so that both belong to a r
 A seed is 64 bits, but torch's CPU generator uses the lower 32 alone, too few to draw millions of them at random: among
 10^7 blocks thousands would coincide. Within an input no two blocks may coincide, since a repeated sample is a wrong
 proof; so the lower 32 bits are *counted*, not drawn: base + 2^28 phase + block modulo 2^32, where only the base is random.
-Inputs share no structure beyond that, and two inputs that happen to share a base have valid certificates all the same.
+Different inputs may share a block, where the lower 32 bits of their bases happen to be close: with 10,000 inputs of 100,000
+samples each, some dozens do. Every certificate is valid all the same, since it speaks of the noise of one input; but the
+errors of such two are not independent, so that statements about many inputs rest on sums of alpha, not on independence.
 """
 
 import hashlib

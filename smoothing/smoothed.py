@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -70,6 +71,7 @@ class SmoothedClassifier:
         self.num_classes = num_classes
         self.device = device
         self.settings = ForwardSettings(batch_size, precision, channels_last, compile)
+        self._checked = False
         self._engine(torch.zeros((0, *distribution.shape)), [], seed=0)
 
     def certify(
@@ -91,7 +93,8 @@ class SmoothedClassifier:
             n0: Selection votes.
             n: Estimation votes.
             alpha: One-sided error probability per input.
-            seed: Seed of the noise. Certifying again with other seeds until a radius pleases multiplies alpha.
+            seed: Seed of the noise. Certifying again with other seeds, or with more votes, until a radius pleases spends
+                alpha each time.
             estimator: Policy over votes; default `FixedEstimator(n0, n, alpha)`, and then n0, n, alpha are its own.
             indices: Keys of the inputs' noise, distinct (their indices in the data set); default: a hash of the input.
 
@@ -160,7 +163,7 @@ class SmoothedClassifier:
 
     def _engine(self, x: Tensor, keys: Sequence[int], seed: int) -> BatchingEngine:
         rows = {key: row for row, key in enumerate(keys)}
-        return BatchingEngine(
+        engine = BatchingEngine(
             self.classifier,
             self.distribution,
             self.num_classes,
@@ -169,18 +172,33 @@ class SmoothedClassifier:
             device=self.device,
             seed=seed,
         )
+        if len(x) and not self._checked:
+            engine.check_classifier(x[0])
+            self._checked = True
+        return engine
 
     def _keys(self, x: Tensor, indices: Sequence[int] | None) -> list[int]:
         if tuple(x.shape[1:]) != self.distribution.shape:
             raise InvalidArgumentError(
                 f"x must have shape (batch, {', '.join(map(str, self.distribution.shape))}), got {tuple(x.shape)}"
             )
-        if not bool(torch.isfinite(x).all()):
-            raise InvalidArgumentError("x must be finite, got an input with NaN or infinity")
+        if not x.is_floating_point():
+            raise InvalidArgumentError(f"x must be floating point, pixels in [0, 1], got dtype {x.dtype}")
+        if not bool(torch.isfinite(x.float()).all()):
+            raise InvalidArgumentError(
+                "x must be finite in float32, got an input with NaN, infinity or a larger number"
+            )
+        if not bool((x.float() == x).all()):
+            # The engine computes in float32: it would certify a neighbour of x, and the radius would not be about x.
+            raise InvalidArgumentError(
+                f"x must be exact in float32, got dtype {x.dtype} with finer values; certify x.float() instead"
+            )
         if indices is None:
             # A position in a batch would give different inputs the same noise from call to call; their content does not.
             rows = x.detach().to(device="cpu", dtype=torch.float32).contiguous().numpy()
             return [int.from_bytes(hashlib.sha256(row.tobytes()).digest()[:8], "big") >> 1 for row in rows]
+        if any(isinstance(i, bool) or not isinstance(i, int | np.integer) for i in indices):
+            raise InvalidArgumentError(f"indices must be integers, got {list(indices)[:10]}")
         keys = [int(index) for index in indices]
         if len(keys) != len(x) or len(set(keys)) != len(keys) or any(key < 0 for key in keys):
             raise InvalidArgumentError(

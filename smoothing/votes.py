@@ -10,6 +10,7 @@ from jaxtyping import Float, Int64
 from numpy import ndarray
 from torch import Tensor
 
+from smoothing.coupling import check_rows_are_independent
 from smoothing.distributions.base import SmoothingDistribution
 from smoothing.errors import ClassifierError, InvalidArgumentError
 from smoothing.estimators.base import Phase
@@ -130,13 +131,28 @@ class BatchingEngine:
                 yield from outbox.collect(segments)
             yield from outbox.drain()
 
+    def check_classifier(self, x: Float[Tensor, "..."]) -> None:
+        """Check that the classifier's output for an input does not depend on the rest of the batch; before certificates.
+
+        Args:
+            x: An input to try it with, [*shape].
+
+        Raises:
+            ClassifierError: If it does; see `smoothing.coupling`.
+        """
+        check_rows_are_independent(self.forward, self.distribution, x)
+
     def _samples(self, request: VoteRequest) -> Iterator[Float[Tensor, "n ..."]]:
         x = self._inputs(request.index)
         if tuple(x.shape) != self.distribution.shape:
             raise InvalidArgumentError(
                 f"input {request.index} has shape {tuple(x.shape)}, but the law is over {self.distribution.shape}"
             )
-        x = x.to(device=self.forward.device, dtype=torch.float32)
+        x = x.to(dtype=torch.float32)
+        if self.forward.device.type == "cuda" and x.device.type == "cpu":
+            # A copy from pageable memory would wait for the device; from pinned memory it joins the queue.
+            x = x.pin_memory()
+        x = x.to(device=self.forward.device, non_blocking=True)
         base = input_base(self.seed, self.distribution, request.index)
         for block in range(request.start // BLOCK, -(-request.stop // BLOCK)):
             with torch.inference_mode():
@@ -198,6 +214,7 @@ class _Outbox:
     DEPTH = 4
 
     def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._cuda = device.type == "cuda"
         self._waiting: deque[tuple[Any, list[tuple[VoteRequest, Tensor]]]] = deque()
 
@@ -209,12 +226,14 @@ class _Outbox:
             for tally in done:
                 yield tally.request, tally.counts.cpu().numpy()
             return
-        event: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        with torch.cuda.device(self._device):
+            event: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
         copies = []
         for tally in done:
             host = torch.empty(tally.counts.shape, dtype=torch.int64, pin_memory=True)
             copies.append((tally.request, host.copy_(tally.counts, non_blocking=True)))
-        event.record()
+        # On this device's stream: the current device may be another one.
+        event.record(torch.cuda.current_stream(self._device))
         self._waiting.append((event, copies))
         while self._waiting and (len(self._waiting) > self.DEPTH or self._waiting[0][0].query()):
             yield from self._hand_over()

@@ -346,6 +346,10 @@ def test_a_converted_checkpoint_keeps_its_digest(tmp_path: Path) -> None:
     torch.save({"arch": "cifar_resnet20", "state_dict": state}, tmp_path / "a.pth.tar")
     save_checkpoint(tmp_path / "b", model, config)
     assert load_model(str(tmp_path / "a.pth.tar")).digest == load_model(str(tmp_path / "b")).digest
+    for path in ("a.pth.tar", "b"):
+        assert load_model(str(tmp_path / path), num_classes=10).num_classes == 10
+        with pytest.raises(UsageError, match=r"must be what the model itself states, 10 for .*, got num_classes=7"):
+            load_model(str(tmp_path / path), num_classes=7)
 
 
 @pytest.mark.parametrize(
@@ -475,6 +479,10 @@ def test_a_pickled_module_needs_trust(tmp_path: Path) -> None:
     )
     assert (loaded.num_classes, loaded.input_shape) == (3, (1, 2, 2))
     assert loaded.digest == load_model(str(path), trust_pickle=True).digest
+    torch.save(nn.Sequential(nn.Flatten(), module[1], nn.LeakyReLU(0.5)), path)
+    slope = load_model(str(path), trust_pickle=True).digest
+    torch.save(nn.Sequential(nn.Flatten(), module[1], nn.LeakyReLU(0.25)), path)
+    assert loaded.digest != slope != load_model(str(path), trust_pickle=True).digest
 
 
 @pytest.mark.parametrize("trust", [False, True])

@@ -15,6 +15,7 @@ from certify.cli import main
 from certify.rundir import read_run
 
 MODEL = """
+import os
 import time
 
 import torch
@@ -24,26 +25,21 @@ class Model(torch.nn.Module):
     num_classes = 3
     input_shape = (1, 4, 4)
 
-    def __init__(self, pause):
+    def __init__(self):
         super().__init__()
-        self.pause = pause
         self.weight = torch.nn.Parameter(torch.linspace(-1, 1, 48).reshape(16, 3).cos())
 
     def forward(self, x):
-        time.sleep(self.pause)
+        time.sleep(float(os.environ.get("PAUSE", 0)))
         return x.flatten(1) @ self.weight
 
 
-def slow():
-    return Model(0.02)
-
-
 def fast():
-    return Model(0.0)
+    return Model()
 
 
 def broken():
-    model = Model(0.0)
+    model = Model()
     model.weight.data.fill_(float("nan"))
     return model
 
@@ -188,13 +184,13 @@ def test_radius(arguments: list[str], expected: float, capsys: pytest.CaptureFix
         (["radius", "--noise", "gaussian", "--sigma", "1"], 2, "exactly one of --p-lower, --q-upper and --votes"),
         (["radius", "--noise", "gaussian", "--sigma", "1", "--votes", "5/3"], 2, "votes must be K/N"),
         (["radius", "--noise", "gaussian", "--sigma", "0", "--p-lower", "0.9"], 2, "sigma must be positive"),
-        (["radius", "--noise", "gumbel", "--sigma", "1", "--p-lower", "0.9"], 2, "gaussian, laplace, uniform"),
+        (["radius", "--noise", "gumbel", "--sigma", "1", "--p-lower", "0.9"], 2, "noise must be one of"),
         (
             ["radius", "--noise", "laplace", "--sigma", "1", "--scale", "1", "--p-lower", "0.9"],
             2,
             "exactly one of sigma",
         ),
-        (["radius", "--noise", "laplace", "--sigma", "1", "--norm", "l2", "--p-lower", "0.9"], 2, "proved norms: l1"),
+        (["radius", "--noise", "laplace", "--sigma", "1", "--norm", "l0", "--p-lower", "0.9"], 2, "proved norms: l1"),
         (["radius", "--noise", "gaussian", "--sigma", "1", "--shape", "3xx", "--p-lower", "0.9"], 2, "shape must be"),
         (["run"], 2, "Missing argument"),
         (["run", "cli_model:fast", "--data", "data.npz"], 2, "Missing option '--out'"),
@@ -227,8 +223,8 @@ def test_errors_are_messages(
 
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])
 def test_signals_interrupt_and_the_same_line_resumes(folder: Path, kind: signal.Signals) -> None:
-    line = [sys.executable, "-m", "certify", "run", "cli_model:slow", *RUN[2:], "--out", "run", "--no-preflight"]
-    environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
+    line = [sys.executable, "-m", "certify", *RUN, "--out", "run", "--no-preflight"]
+    environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "PAUSE": "0.05"}
     process = subprocess.Popen(line, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     config = folder / "run" / "run.json"
@@ -261,6 +257,13 @@ def test_demo(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert np.mean([row.correct for row in run.rows]) >= 0.9
     assert (folder / "demo" / "report" / "certified_accuracy.png").read_bytes().startswith(b"\x89PNG")
     assert main(["audit", "demo/run", "--replay", "2"]) == 0
+    model = (folder / "demo" / "model" / "model.safetensors").read_bytes()
+    for change in (["--sigma", "0.5"], ["--seed", "1"], ["--n", "2000"]):
+        assert main(["demo", "--out", "demo", "--n", "1000", "--device", "cpu", *change]) == 1
+        assert "a demo with other settings" in capsys.readouterr().err
+    assert main(["demo", "--out", "small", "--n", "5"]) == 2
+    assert not (folder / "small").exists()
+    assert (folder / "demo" / "model" / "model.safetensors").read_bytes() == model
 
 
 def test_python_dash_m() -> None:

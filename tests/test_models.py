@@ -1,5 +1,8 @@
 """Architectures, and loading models of every form but checkpoints (those are in test_checkpoint.py)."""
 
+import functools
+import json
+import re
 import subprocess
 import sys
 import urllib.error
@@ -12,10 +15,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from certify.errors import CertifyError, ModelError, UsageError
-from certify.models import ARCHITECTURES, MODEL_FORMS, LoadedModel, Normalize, build_architecture, load_model
-from certify.models.digest import module_digest
+from certify.errors import CertifyError, DatasetError, ModelError, UsageError
+from certify.models import (
+    ARCHITECTURES,
+    MODEL_FORMS,
+    LoadedModel,
+    Normalize,
+    build_architecture,
+    load_model,
+    rebuild_transform,
+    transform_text,
+)
+from certify.models.digest import callable_digest, module_digest
+from certify.models.libraries import PixelClassifier
+from certify.models.reachable import look_into
+from certify.models.transforms import CenterCropOrPad, Geometry, Resize
+from certify.prediction import read_image
 from certify.torchvision_compat import import_torchvision
+from denoisers import DenoisedClassifier
 from smoothing.errors import ClassifierError, InvalidArgumentError
 
 
@@ -224,7 +241,11 @@ def test_digest_sees_all_that_is_computed() -> None:
     ("spec", "kind", "message"),
     [
         ("nonsense", UsageError, "MODEL must be one of the forms below, got 'nonsense'"),
-        ("resnet20", UsageError, "resnet20 is an architecture without weights; train it first"),
+        (
+            "resnet20",
+            UsageError,
+            r"resnet20 is an architecture without weights; train it first \(certify train --arch resnet20\)",
+        ),
         ("resnt20", UsageError, "did you mean 'resnet20'"),
         ("torchvison:resnet50", UsageError, r"No module named 'torchvison'.*did you mean 'torchvision'"),
         ("https://example.org/model", UsageError, "must be on this machine or in a library that fetches it"),
@@ -263,9 +284,26 @@ def test_a_missing_library_names_its_extra(
         load_model(spec)
 
 
+@pytest.mark.parametrize(
+    ("what", "num_classes", "kind", "message"),
+    [
+        (":good", 5, UsageError, "the model itself states, 3 for .*:good, got num_classes=5; leave --num-classes out"),
+        (":labels", 1, UsageError, "num_classes must be at least 2, got num_classes=1"),
+        (":labels", -3, UsageError, "num_classes must be at least 2, got num_classes=-3"),
+        (":one_class", None, ModelError, "must have at least 2 classes, but .*:one_class has 1"),
+    ],
+)
+def test_numbers_of_classes_that_cannot_be(
+    package: str, what: str, num_classes: int | None, kind: type[CertifyError], message: str
+) -> None:
+    with pytest.raises(kind, match=message):
+        load_model(f"{package}{what}", num_classes=num_classes)
+
+
 # ------------------------------------------------------------------------------------------------------------ factories
 
 FACTORIES = """
+import functools
 import torch
 from torch import nn
 
@@ -300,6 +338,14 @@ def new_labels():
     labels.version = "2"
     return labels
 
+def opaque():
+    return functools.partial(torch.rand, generator=torch.Generator())
+
+def opaque_with_a_version():
+    classifier = opaque()
+    classifier.version = "1"
+    return classifier
+
 def number():
     return 5
 
@@ -313,6 +359,11 @@ def wrong_names():
     net = Net()
     net.class_names = ["a"]
     return net
+
+def one_class():
+    labels = Labels()
+    labels.num_classes = 1
+    return labels
 
 instance = Net()
 constant = 7
@@ -331,7 +382,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_a_module_from_a_factory(package: str) -> None:
-    loaded = load_model(f"{package}:good", num_classes=99)
+    loaded = load_model(f"{package}:good")
     assert isinstance(loaded.classifier, nn.Module)
     assert not loaded.classifier.training
     assert scores(loaded, torch.ones(2, 1, 2, 2)).tolist() == [[1.5] * 3] * 2
@@ -346,7 +397,10 @@ def test_a_plain_callable_from_a_factory(package: str) -> None:
     assert scores(loaded, torch.tensor([[1.0], [-1.0]])).tolist() == [1, 0]
     assert (loaded.num_classes, loaded.input_shape, loaded.class_names) == (2, (4,), None)
     assert load_model(f"{package}:labels").num_classes is None
-    assert "digest covers its source and version only" in loaded.description
+    assert "digest" not in loaded.description
+    opaque = load_model(f"{package}:opaque")
+    assert "its digest cannot see into torch._C.Generator: give it a version" in opaque.description
+    assert "digest" not in load_model(f"{package}:opaque_with_a_version").description
 
 
 def test_the_digest_of_a_factory_follows_its_source(package: str, tmp_path: Path) -> None:
@@ -357,6 +411,242 @@ def test_the_digest_of_a_factory_follows_its_source(package: str, tmp_path: Path
     del sys.modules[package]
     for name, digest in before.items():
         assert load_model(f"{package}:{name}").digest != digest
+
+
+# Every way in which a factory can hide weights from a look at its source; `load()` reads them from a file.
+HIDING = """
+import functools, json, logging, threading, warnings
+from pathlib import Path
+from types import SimpleNamespace
+import numpy as np
+import torch
+from torch import nn
+import NAME_helper as helper
+
+logger = logging.getLogger(__name__)
+
+def load():
+    return json.loads(Path("weights.json").read_text())
+
+def apply(weight, x):
+    logger.debug("called")
+    return x.flatten(1).sum(1, keepdim=True) * float(weight)
+
+def network():
+    net = nn.Linear(4, 2)
+    nn.init.constant_(net.weight, load())
+    nn.init.zeros_(net.bias)
+    return net
+
+WEIGHT = torch.tensor(load())
+
+class Holder:
+    def __init__(self, value):
+        self._inner = {"list": [(value, "text")]}
+        self.lock = threading.Lock()
+        self.itself = self  # a cycle
+    def __call__(self, x):
+        return apply(1.0, x)
+    def method(self, x):
+        return apply(1.0, x)
+
+class Slotted:
+    __slots__ = ("weight",)
+    def __call__(self, x):
+        return apply(self.weight, x)
+
+class OfTheClass:
+    weight = np.float32(load())
+    def __call__(self, x):
+        return apply(self.weight, x)
+
+class Scaled(nn.Module):
+    def __init__(self, **attributes):
+        super().__init__()
+        self.layer = nn.Identity()
+        vars(self).update(attributes)
+    def forward(self, x):
+        return self.layer(x)
+
+def wrapped(function):
+    scale = load()
+    @functools.wraps(function)
+    def inner(x):
+        return function(x) * scale
+    return inner
+
+def closure():
+    m = network()
+    return lambda x: m(x)
+
+def deep_closure():
+    inner = closure()
+    return lambda x: inner(x)
+
+def default():
+    return lambda x, weight=load(): apply(weight, x)
+
+def keyword_default():
+    def classify(x, *, weight=torch.tensor(load())):
+        return apply(weight, x)
+    return classify
+
+def partial():
+    return functools.partial(apply, np.array([load()]))
+
+def partial_keyword():
+    return functools.partial(lambda x, weight: apply(weight, x), weight=load())
+
+def attribute():
+    return Holder(torch.full((2,), load()))
+
+def module_in_an_attribute():
+    return Holder(network())
+
+def bound_method():
+    return Holder(load()).method
+
+def slots():
+    found = Slotted()
+    found.weight = load()
+    return found
+
+def class_attribute():
+    return OfTheClass()
+
+def of_the_module():
+    return lambda x: apply(WEIGHT, x)
+
+def of_another_module():
+    return lambda x: apply(helper.WEIGHT, x)
+
+def decorated():
+    return wrapped(lambda x: apply(1.0, x))
+
+def namespace():
+    options = SimpleNamespace(weight=load())
+    return lambda x: apply(options.weight, x)
+
+def function_attribute():
+    def classify(x):
+        return apply(classify.weight, x)
+    classify.weight = load()
+    return classify
+
+def module_attribute():
+    return Scaled(temperature=load())
+
+def module_private_attribute():
+    return Scaled(_temperature=load())
+
+def module_list_attribute():
+    return Scaled(temperatures=[1, (load(), None)])
+
+def module_tensor_attribute():
+    return Scaled(plain=torch.tensor(load()))
+
+def module_hidden_part():
+    return Scaled(parts=(network(),))
+
+def module_callable():
+    m = network()
+    return Scaled(function=lambda x: m(x))
+
+def module_hook():
+    net, weight = nn.Flatten(), load()
+    net.register_forward_hook(lambda module, inputs, output: output * weight)
+    return net
+
+def module_of_torchscript():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.jit.freeze(torch.jit.trace(network().eval(), torch.ones(1, 4)))
+
+def module_buffer():
+    net = nn.Flatten()
+    net.register_buffer("hidden", torch.tensor(load()), persistent=False)
+    return net
+"""
+WAYS = re.findall(r"^def (\w+)\(\):", HIDING[HIDING.index("def closure") :], re.MULTILINE)
+
+
+@pytest.fixture
+def hiding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    name = f"hiding_{abs(hash(str(tmp_path)))}"
+    (tmp_path / f"{name}.py").write_text(HIDING.replace("NAME", name))
+    (tmp_path / f"{name}_helper.py").write_text(
+        "import json\nfrom pathlib import Path\nWEIGHT = json.loads(Path('weights.json').read_text())\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    return name
+
+
+def test_the_digest_of_a_factory_sees_weights_wherever_they_are(hiding: str, tmp_path: Path) -> None:
+    def digests(weight: float) -> list[str]:
+        (tmp_path / "weights.json").write_text(str(weight))
+        for module in (hiding, f"{hiding}_helper"):
+            sys.modules.pop(module, None)
+        return [load_model(f"{hiding}:{way}").digest for way in WAYS]
+
+    first, same, replaced = digests(0.5), digests(0.5), digests(0.75)
+    assert first == same
+    assert [way for way, old, new in zip(WAYS, first, replaced, strict=True) if old == new] == []
+    (tmp_path / "weights.json").write_text("0.5")
+    code = f"from certify.models import load_model\nfor way in {WAYS}:\n    print(load_model('{hiding}:' + way).digest)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert run.stdout.split() == first
+    assert len(WAYS) == 25
+
+
+def test_the_digest_of_any_callable() -> None:
+    shared = [1.0, float("nan"), b"bytes", None, True]
+    values: list[object] = [
+        lambda x: x,
+        lambda x: shared,
+        lambda x, y=1: x,
+        lambda x, y=1.0: x,
+        lambda x, y=True: x,
+        lambda x, y="1": x,
+        lambda x, y=(1,): x,
+        lambda x, y=[1]: x,
+        lambda x, y={1: 2}: x,
+        lambda x, y={2: 1}: x,
+        lambda x, y=torch.float16: x,
+        functools.partial(F.relu, torch.ones(1)),
+        functools.partial(F.relu, np.ones(1, np.float32)),
+        functools.partial(F.relu, np.ones(1, ">f4")),
+        F.relu,
+        F.gelu,
+        torch.tanh,
+        "abc".upper,
+        "abd".upper,
+    ]
+    digests = [callable_digest(value) for value in values]
+    assert digests == [callable_digest(value) for value in values]
+    assert digests[12] == digests[13]  # the order of bytes is no part of an array
+    assert len(set(digests)) == len(values) - 1
+    one, other = (lambda x: x), (lambda x: -x)  # on one line
+    assert callable_digest(one) != callable_digest(other)
+    assert callable_digest(F.relu, "a") != callable_digest(F.relu, "b")
+    chain: list[object] = []
+    for _ in range(3000):  # deeper than Python recurses
+        chain = [chain]
+    assert callable_digest(chain) == callable_digest(chain)
+    assert look_into(chain).opaque == {"builtins.list (60 levels deep)"}
+
+
+def test_the_digest_of_a_module_sees_plain_attributes() -> None:
+    def classify(sigma: float, flip: bool) -> nn.Module:
+        network = PixelClassifier(Normalize((0.5,) * 3, (0.5,) * 3), nn.Flatten(), flip_channels=flip)
+        return DenoisedClassifier(lambda x, sigma: x, network, sigma)
+
+    modules = [classify(0.5, False), classify(0.25, False), classify(0.5, True), nn.ReLU(), nn.GELU()]
+    modules += [nn.Dropout(0.5), nn.LeakyReLU(0.1), nn.LeakyReLU(0.2), nn.Sequential(nn.ReLU()), nn.Flatten(2)]
+    digests = [module_digest(module, "") for module in modules]
+    assert len(set(digests)) == len(modules)
+    assert digests == [module_digest(module.train(), "") for module in modules]  # the mode is no part of it
+    assert module_digest(classify(0.5, False), "") == digests[0]
 
 
 @pytest.mark.parametrize(
@@ -539,6 +829,60 @@ def as_batch(image: Any) -> Tensor:
     return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None].float() / 255
 
 
+def assert_rebuilds(model: LoadedModel) -> str:
+    text = transform_text(model.transform)
+    assert text is not None
+    again = rebuild_transform(text)
+    assert transform_text(again) == text
+    assert model.transform is not None
+    for image in (picture(), picture(90, 40)):
+        assert np.array_equal(np.asarray(again(image)), np.asarray(model.transform(image)))
+    return text
+
+
+def test_the_text_of_any_transform() -> None:
+    assert transform_text(None) is None
+    texts = [transform_text(functools.partial(picture, width=width)) for width in (3, 3, 4)]
+    assert texts[0] == texts[1] != texts[2]
+    good = Geometry("L", (Resize((8, 9), "bicubic"), CenterCropOrPad((12, 12), (7,), "constant"))).describe()
+    assert rebuild_transform(good)(picture()).size == (12, 12)
+    for old, new in [
+        ("bicubic", "cubic"), ("[8, 9]", "[8, 0]"), ("[8, 9]", "[8, 99999]"), ("[8, 9]", "[true]"), ("[8, 9]", "[]"),
+        ('"L"', '"P"'), ("geometry", "other"), ("Resize", "open"), ("constant", "x"), ("fill", "full"), ("{", "["),
+    ]:  # fmt: skip
+        with pytest.raises(ModelError, match="a transform must be one that a model brought"):
+            rebuild_transform(good.replace(old, new))
+    assert isinstance(texts[0], str)
+    with pytest.raises(ModelError, match="a transform must be one that a model brought"):
+        rebuild_transform(texts[0])
+
+
+def test_image_files_are_read_as_the_data_sets_read_them(tmp_path: Path) -> None:
+    from PIL import Image
+
+    def model(shape: tuple[int, ...], transform: Any = None) -> LoadedModel:
+        return LoadedModel("x", lambda x: x, 2, shape, transform, None, None, None, "", "")
+
+    path = tmp_path / "x.png"
+    picture(7, 5).save(path)
+    assert torch.equal(read_image(path, model((3, 5, 7))), as_batch(picture(7, 5))[0])
+    grey = picture(7, 5).convert("L")
+    assert torch.equal(read_image(path, model((1, 5, 7))), torch.from_numpy(np.asarray(grey).copy())[None] / 255)
+    grey.save(path)
+    assert torch.equal(read_image(path, model((1, 5, 7))), torch.from_numpy(np.asarray(grey).copy())[None] / 255)
+    assert read_image(path, model((3, 4, 4), Geometry("RGB", (Resize((4, 4), "bilinear"),)))).shape == (3, 4, 4)
+    with pytest.raises(DatasetError, match=r"has shape \(3, 5, 7\), but the model takes \(3, 4, 4\)"):
+        read_image(path, model((3, 4, 4)))
+    Image.fromarray(np.full((5, 7), 40_000, np.uint16)).save(path)
+    with pytest.raises(DatasetError, match="8 bits per channel, got PIL mode I;16"):
+        read_image(path, model((1, 5, 7)))
+    path.write_bytes(b"no image")
+    with pytest.raises(DatasetError, match="not a readable image"):
+        read_image(path, model((1, 5, 7)))
+    with pytest.raises(DatasetError, match="there is no file"):
+        read_image(tmp_path / "absent.png", model((1, 5, 7)))
+
+
 def test_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     models = import_torchvision("models")
     with pytest.raises(UsageError, match=r"no classifier 'squeezenet1_' .did you mean 'squeezenet1_[01]'"):
@@ -569,6 +913,14 @@ def test_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = scores(network, weights.transforms()(picture(400, 300))[None])
     torch.testing.assert_close(scores(loaded, as_batch(image)), expected)
 
+    text = transform_text(loaded.transform)
+    assert text is not None
+    assert json.loads(text)["steps"] == [
+        {"step": "Resize", "size": [256], "interpolation": "bilinear"},
+        {"step": "CenterCrop", "size": [224]},
+    ]
+    assert_rebuilds(loaded)
+
     class Malicious:
         def __reduce__(self) -> tuple[object, ...]:
             return Path.mkdir, (tmp_path / "ran",)
@@ -582,8 +934,6 @@ def test_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_timm(tmp_path: Path) -> None:
     import_torchvision()
     timm = pytest.importorskip("timm")
-    import json
-
     import safetensors.torch
 
     with pytest.raises(UsageError, match=r"timm has no model 'resnet181'.*did you mean 'resnet18"):
@@ -614,6 +964,17 @@ def test_timm(tmp_path: Path) -> None:
     expected = scores(network, timm.data.create_transform(**data, is_training=False)(picture())[None])
     torch.testing.assert_close(scores(loaded, as_batch(image)), expected)
     assert loaded.digest == load_model(f"timm:{tmp_path}").digest
+    texts = {assert_rebuilds(loaded)}
+    for changes in ({"crop_pct": 0.9}, {"interpolation": "bilinear"}, {"crop_mode": "squash"}, {"crop_mode": "border"}):
+        cfg = config["pretrained_cfg"] | changes
+        (tmp_path / "config.json").write_text(json.dumps(config | {"pretrained_cfg": cfg}))
+        changed = load_model(f"timm:{tmp_path}")
+        expected = timm.data.create_transform(**timm.data.resolve_data_config(pretrained_cfg=cfg))(picture())
+        mean, std = (torch.tensor(cfg[key])[:, None, None] for key in ("mean", "std"))
+        assert changed.transform is not None
+        torch.testing.assert_close((as_batch(changed.transform(picture()))[0] - mean) / std, expected)
+        texts.add(assert_rebuilds(changed))
+    assert len(texts) == 5  # each change is in the text
 
 
 def test_huggingface(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -636,7 +997,7 @@ def test_huggingface(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         "efficientnet": transformers.EfficientNetImageProcessor(size={"height": 32, "width": 32}, include_top=True),
     }
-    digests = []
+    digests, texts = [], []
     for name, processor in processors.items():
         folder = tmp_path / name
         network.save_pretrained(folder)
@@ -650,8 +1011,20 @@ def test_huggingface(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         expected = scores_of(network, processor, picture())
         torch.testing.assert_close(scores(loaded, as_batch(image)), expected, rtol=1e-4, atol=1e-5)
         digests.append(loaded.digest)
-    assert len(set(digests)) == len(processors)
+        texts.append(assert_rebuilds(loaded))
+    assert len(set(digests)) == len(set(texts)) == len(processors)
     assert load_model(f"hf:{tmp_path / 'vit'}").digest == digests[0]
+    # the order of colours alone is noticed, and so is a name that is no image processor's
+    option = {"size": {"height": 32, "width": 32}, "do_center_crop": False}
+    flips = []
+    for flip in (False, True):
+        transformers.MobileViTImageProcessor(do_flip_channel_order=flip, **option).save_pretrained(tmp_path / "vit")
+        flips.append(load_model(f"hf:{tmp_path / 'vit'}").digest)
+    assert flips[0] != flips[1]
+    content = json.loads(texts[0])
+    for bad in ({"processor": "AutoModel"}, {"processor": "os.system"}, {"options": {"size": {"height": 10**9}}}):
+        with pytest.raises(ModelError, match=r"no image processor|numbers must be at most 8192"):
+            rebuild_transform(json.dumps(content | bad))
     # weights that only a pickle holds are not read
     torch.save(network.state_dict(), tmp_path / "vit" / "pytorch_model.bin")
     (tmp_path / "vit" / "model.safetensors").unlink()

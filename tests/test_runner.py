@@ -1,5 +1,6 @@
 """The runner: resumable after anything, with the votes of an undisturbed run."""
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -7,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from certify.errors import CertifyError, DatasetError, JournalError, ModelError, RunMismatchError, UsageError
 from certify.journal import Journal
@@ -22,8 +25,10 @@ from certify.rundir import KIND, read_run
 from certify.runner import execute, preflight
 from certify.setup import RunOptions, prepare
 from smoothing.errors import InvalidArgumentError, UnsupportedNormError
+from smoothing.estimators.base import Look, Phase
 
 MODEL = """
+import os
 import time
 
 import torch
@@ -33,22 +38,21 @@ class Model(torch.nn.Module):
     num_classes = 3
     input_shape = (1, 4, 4)
 
-    def __init__(self, pause):
+    def __init__(self):
         super().__init__()
-        self.pause = pause
         self.weight = torch.nn.Parameter(torch.linspace(-1, 1, 48).reshape(16, 3).cos())
 
     def forward(self, x):
-        time.sleep(self.pause)
+        time.sleep(float(os.environ.get("PAUSE", 0)))
         return x.flatten(1) @ self.weight
 
 
 def make():
-    return Model(0.002)
+    return Model()
 
 
 def fast():
-    return Model(0.0)
+    return Model()
 """
 
 
@@ -130,7 +134,7 @@ def test_kill_at_random_moments_changes_nothing(folder: Path, seed: int) -> None
         text=True,
         check=False,
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "PAUSE": "0.002"},
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["killed"] >= 5, (
@@ -141,7 +145,8 @@ def test_kill_at_random_moments_changes_nothing(folder: Path, seed: int) -> None
     assert not [p.name for p in (folder / "wild").iterdir() if p.suffix == ".sqlite-journal"]
 
 
-def test_interruption_within_a_window_keeps_what_is_finished(folder: Path) -> None:
+def test_interruption_within_a_window_keeps_what_is_finished(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("certify.runner._FLUSH_SECONDS", 0.0)
     reference = certify(folder, out=folder / "calm")
     plan = prepare(options(folder), {}).plan
     seen = 0
@@ -156,6 +161,7 @@ def test_interruption_within_a_window_keeps_what_is_finished(folder: Path) -> No
         execute(plan, on_row=interrupt)
     assert len(evidence(plan.out)) == 4
     assert not read_run(plan.out).complete
+    assert len(exports_without_time(plan.out)) == 5  # the exports of an interrupted run are those of its journal
     execute(plan)
     assert evidence(plan.out) == reference
     assert read_run(plan.out).complete
@@ -370,10 +376,10 @@ def test_a_row_with_other_votes_is_refused(folder: Path) -> None:
         ({"parameters": (("sigma", float("nan")),)}, InvalidArgumentError, "sigma must be positive"),
         ({"parameters": (("scale", 0.1),)}, InvalidArgumentError, "gaussian noise takes sigma, got scale=0.1"),
         ({"parameters": ()}, InvalidArgumentError, "gaussian needs sigma"),
-        ({"noise": "gausian"}, InvalidArgumentError, "noise must be one of gaussian, laplace, uniform"),
+        ({"noise": "gausian"}, InvalidArgumentError, r"noise must be one of .*gaussian.*, got noise='gausian'"),
         ({"noise": None}, UsageError, "does not say which noise"),
         ({"norm": "l3"}, InvalidArgumentError, "norm must be one of l0, l1, l2, linf, got norm='l3'"),
-        ({"noise": "laplace"}, UnsupportedNormError, "laplace noise in norm l2; proved norms: l1"),
+        ({"noise": "laplace", "norm": "l0"}, UnsupportedNormError, "laplace noise in norm l0; proved norms: l1"),
         ({"norm": "l0"}, UnsupportedNormError, "proved norms: l1, l2, linf"),
         ({"data": "cifar11"}, UsageError, "cifar10"),
         ({"model": "nonsense"}, Exception, "nonsense"),
@@ -426,3 +432,114 @@ def test_converted_norm_is_marked(folder: Path) -> None:
         assert "converted from l2" in other.covers
         assert other.radius <= row.radius / 4.0
         assert other.radius == pytest.approx(row.radius / 4.0, rel=1e-9)
+
+
+def test_certificates_without_a_run_file_are_nobodys(folder: Path) -> None:
+    certify(folder, indices="0-2")
+    (folder / "run" / "run.json").unlink()
+    with pytest.raises(RunMismatchError, match=r"holds certificates but no run\.json"):
+        certify(folder)
+
+
+def test_rows_of_another_run_are_noticed(folder: Path) -> None:
+    certify(folder, indices="0-2")
+    certify(folder, seed=1, out=folder / "other")
+    (folder / "other" / "run.json").write_bytes((folder / "run" / "run.json").read_bytes())
+    with pytest.raises(RunMismatchError, match="belongs to another run"):
+        certify(folder, out=folder / "other")
+
+
+def test_inputs_that_changed_behind_the_digest_are_noticed(folder: Path) -> None:
+    """Image folders are known by names and sizes of their files."""
+    random = np.random.default_rng(0)
+    for index in range(4):
+        path = folder / "photos" / f"class{index % 2}" / f"{index}.bmp"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 255, (4, 4, 3), dtype=np.uint8)).save(path)
+    (folder / "colour_model.py").write_text(
+        "import torch\n\ndef make():\n    torch.manual_seed(0)\n"
+        "    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 2))\n"
+    )
+    changes = {"data": str(folder / "photos"), "model": "colour_model:make", "num_classes": 2}
+    certify(folder, indices="0-1", **changes)
+    for path in (folder / "photos").rglob("*.bmp"):
+        Image.fromarray(random.integers(0, 255, (4, 4, 3), dtype=np.uint8)).save(path)
+    with pytest.raises(RunMismatchError, match="is not the one that was certified"):
+        certify(folder, **changes)
+
+
+def test_a_reader_never_sees_half_of_what_a_writer_finishes(folder: Path) -> None:
+    """`entries` is one moment: a done input always has its looks."""
+    (folder / "run").mkdir()
+    look = Look(Phase.SELECT, 3, (3, 0))
+    stop = threading.Event()
+
+    def write() -> None:
+        with Journal(folder / "run", kind=KIND, write=True) as journal:
+            for index in range(60):
+                journal.record_input(index, {"n": index}, (look,))
+        stop.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    seen = 0
+    while not stop.is_set():
+        if (folder / "run" / "journal.sqlite").exists() and (folder / "run" / "journal.sqlite").stat().st_size:
+            with contextlib.suppress(JournalError), Journal(folder / "run", kind=KIND) as journal:
+                for entry in journal.entries():
+                    assert entry.looks == (look,)
+                    seen += 1
+    writer.join()
+    assert seen
+
+
+def test_a_hot_journal_is_rolled_back_by_a_reader(folder: Path) -> None:
+    """A writer that is killed inside a transaction leaves a rollback journal, which a read-only connection may not use."""
+    before = certify(folder, indices="0-2")
+
+    def work() -> None:
+        journal = Journal(folder / "run", kind=KIND, write=True)
+        connection = journal._connection
+        connection.execute("PRAGMA cache_size = 1")
+        connection.execute("BEGIN IMMEDIATE")
+        for index in range(100, 400):
+            connection.execute("INSERT INTO inputs VALUES (?, 'done', ?)", (index, "x" * 3000))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    in_child(work)
+    assert (folder / "run" / "journal.sqlite-journal").exists(), "the writer left nothing to roll back"
+    assert evidence(folder / "run") == before
+
+
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        ("UPDATE looks SET phase = 'zzz'", "the row of input 0 is damaged"),
+        ("UPDATE looks SET counts = 'xx'", "the row of input 0 is damaged"),
+        ("UPDATE inputs SET payload = '{'", "the row of input 0 is damaged"),
+        ("UPDATE inputs SET payload = '{}'", "the journal's row of input 0 cannot be read"),
+        ("DELETE FROM looks", "are not those of its certificate"),
+        ("UPDATE meta SET value = '7' WHERE key = 'schema_version'", "schema version 7"),
+        ("UPDATE meta SET value = 'other' WHERE key = 'kind'", "kind 'other'"),
+    ],
+)
+def test_damaged_rows_are_named(folder: Path, statement: str, message: str) -> None:
+    certify(folder, indices="0-2")
+    with Journal(folder / "run", kind=KIND, write=True) as journal:
+        journal._connection.execute(statement)
+    with pytest.raises(JournalError, match=message):
+        certify(folder)
+
+
+@pytest.mark.parametrize("key", ["selected", "indices"])
+def test_damaged_run_file(folder: Path, key: str) -> None:
+    certify(folder, indices="0-2")
+    path = folder / "run" / "run.json"
+    config = json.loads(path.read_text())
+    del config["settings"][key]
+    path.write_text(json.dumps(config))
+    with pytest.raises(CertifyError, match=r"run\.json is damaged"):
+        certify(folder)
+    path.write_text(json.dumps({**config, "identity": []}))
+    with pytest.raises(CertifyError, match=r"run\.json is damaged"):
+        certify(folder)

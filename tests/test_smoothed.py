@@ -321,9 +321,9 @@ def test_bad_selection_size_and_norm_are_refused() -> None:
     with pytest.raises(InvalidArgumentError, match="n0 must be an integer of at least 1, got n0=0"):
         smoothed().certify(points(0.5), n0=0)
     with pytest.raises(
-        UnsupportedNormError, match="no radius is proved for laplace noise in norm l2; proved norms: l1"
+        UnsupportedNormError, match=r"no radius is proved for laplace noise in norm l0; proved norms: .*l1"
     ):
-        smoothed(law=Laplace((2,), sigma=0.5)).certify(points(0.5), "l2")
+        smoothed(law=Laplace((2,), sigma=0.5)).certify(points(0.5), "l0")
     with pytest.raises(InvalidArgumentError, match="norm must be one of"):
         smoothed().certify(points(0.5), "l4")
 
@@ -458,9 +458,9 @@ def test_a_converted_radius_says_so() -> None:
     assert same.radius == certificate.radius
     assert same.covers == certificate.covers
     with pytest.raises(UnsupportedNormError):
-        issue_certificate(state.result(), law, Norm.LINF, **common)
+        issue_certificate(state.result(), law, Norm.L0, **common)
     with pytest.raises(UnsupportedNormError):
-        issue_certificate(state.result(), law, Norm.L1, convert_from=Norm.L2, **common)
+        issue_certificate(state.result(), law, Norm.L1, convert_from=Norm.L0, **common)
 
 
 # --- Examples in docstrings -------------------------------------------------------------------------------------------
@@ -479,3 +479,17 @@ def test_there_are_docstring_examples() -> None:
     assert {"smoothing.smoothed.SmoothedClassifier", "smoothing.testing.check_distribution"} <= {
         t.name for t in examples
     }
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (torch.full((1, 2), 0.1, dtype=torch.float64), "exact in float32"),
+        (torch.full((1, 2), 1e300, dtype=torch.float64), "finite in float32"),
+    ],
+)
+def test_what_is_certified_is_what_was_given(x: torch.Tensor, message: str) -> None:
+    smoothed = SmoothedClassifier(lambda batch: (batch[:, 0] > 0).long(), Gaussian((2,), sigma=0.5), 2)
+    with pytest.raises(InvalidArgumentError, match=message):
+        smoothed.certify(x, n=20)
+    assert smoothed.certify(torch.full((1, 2), 0.5, dtype=torch.float64), n=20)

@@ -636,7 +636,18 @@ def test_train_writes_a_checkpoint_that_loads(tiny: Path, capsys: pytest.Capture
 
 
 def test_json_is_the_only_thing_on_standard_output(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    more = ("--noise", "uniform", "--half-width", "0.4", "--held-out", "0", "--json", "--quiet", "--augment", "crop-flip")
+    more = (
+        "--noise",
+        "uniform",
+        "--half-width",
+        "0.4",
+        "--held-out",
+        "0",
+        "--json",
+        "--quiet",
+        "--augment",
+        "crop-flip",
+    )
     assert main(arguments(tiny, *more)) == 0
     printed = capsys.readouterr()
     assert printed.err == ""
@@ -660,7 +671,7 @@ BAD_COMMANDS = [
     (["--sigma", "0"], "sigma must be positive and finite, got sigma=0.0"),
     (["--sigma", "nan"], "sigma must be positive and finite, got sigma=nan"),
     ([], "gaussian needs sigma, got none"),
-    (["--noise", "cauchy", "--sigma", "1"], "noise must be one of gaussian, laplace, uniform"),
+    (["--noise", "cauchy", "--sigma", "1"], "got noise='cauchy'"),
     (["--sigma", "1", "--scale", "1"], "gaussian noise takes sigma, got scale=1.0"),
     (["--sigma", "1", "--arch", "alexnet"], "architecture must be one of lenet, cnn, mlp"),
     (["--sigma", "1", "--arch", "lenet"], "lenet needs images of at least 16x16"),

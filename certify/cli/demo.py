@@ -29,12 +29,13 @@ def demo(
     certify demo && certify audit certify-demo/run --replay 3
     """
     from certify.allocator import tune_allocator
-    from certify.demo import DemoSettings, certify_demo, plan_demo, train_demo
+    from certify.demo import DemoSettings, certify_demo, check_demo, plan_demo, train_demo
     from certify.progress import watch
     from certify.training.progress import watch_training
 
     tune_allocator()
     settings = DemoSettings(out, sigma, n, seed, device)
+    check_demo(settings)
     notes = err_console()
     if not quiet:
         notes.print(f"[1/3] training a small network on digits with Gaussian noise, sigma {sigma:g}")
@@ -58,5 +59,7 @@ def demo(
     result = console()
     print_report(result, report)
     result.print(f"certificates  {plan.out / 'certificates.tsv'}")
-    result.print(f"picture       {settings.out / 'report' / 'certified_accuracy.png'}")
+    result.print(f"table         {settings.out / 'report' / 'table.md'}, table.csv, table.tex")
+    result.print(f"picture       {settings.out / 'report' / 'certified_accuracy.png'}, certified_accuracy.pdf")
+    result.print(f"page          {settings.out / 'report' / 'report.html'}")
     result.print(f"next          certify audit {plan.out} --replay 3")

@@ -5,13 +5,34 @@ from typing import Annotated
 
 import typer
 
-LAW_NAMES = ("gaussian", "laplace", "uniform")
-"""The laws, for help pages, which import nothing heavy; a test compares them with the table of laws."""
+LAW_PARAMETERS = {
+    "gaussian": (),
+    "laplace": ("scale",),
+    "uniform": ("half_width",),
+    "uniform_ball": ("ball_radius",),
+    "exp_inf": ("scale", "k", "j"),
+    "exp_two": ("scale", "k", "j"),
+    "exp_one": ("scale", "k"),
+    "exp_p": ("scale", "p"),
+    "pow_inf": ("scale", "a"),
+    "pow_two": ("scale", "k", "a"),
+    "pareto": ("scale", "a"),
+}
+"""The laws and what they take beside sigma, for help pages, which import nothing heavy; a test compares them with the
+table of laws."""
 
 
 def law_names() -> str:
     """Return the names of all laws as text: "a, b or c"."""
-    return f"{', '.join(LAW_NAMES[:-1])} or {LAW_NAMES[-1]}"
+    return _one_of(list(LAW_PARAMETERS))
+
+
+def _takers(parameter: str) -> str:
+    return _one_of([name for name, takes in LAW_PARAMETERS.items() if parameter in takes])
+
+
+def _one_of(names: list[str]) -> str:
+    return " or ".join(text for text in (", ".join(names[:-1]), *names[-1:]) if text)
 
 
 def law_parameters(**given: float | None) -> tuple[tuple[str, float], ...]:
@@ -53,23 +74,31 @@ SigmaOption = Annotated[
 ]
 ScaleOption = Annotated[
     float | None,
-    typer.Option("--scale", help="The law's own scale, instead of --sigma (not gaussian, uniform).", show_default=False),
+    typer.Option("--scale", help=f"Scale of {_takers('scale')} noise, instead of --sigma.", show_default=False),
 ]
 HalfWidthOption = Annotated[
     float | None,
-    typer.Option("--half-width", help="Half-width of the uniform law, instead of --sigma.", show_default=False),
+    typer.Option(
+        "--half-width", help=f"Half-width of {_takers('half_width')} noise, instead of --sigma.", show_default=False
+    ),
+]
+BallRadiusOption = Annotated[
+    float | None,
+    typer.Option(
+        "--ball-radius", help=f"Radius of {_takers('ball_radius')} noise, instead of --sigma.", show_default=False
+    ),
 ]
 KOption = Annotated[
-    float | None, typer.Option("--k", help="Shape parameter k, for laws that have it.", show_default=False)
+    float | None, typer.Option("--k", help=f"Shape parameter of {_takers('k')} noise.", show_default=False)
 ]
 JOption = Annotated[
-    float | None, typer.Option("--j", help="Shape parameter j, for laws that have it.", show_default=False)
+    float | None, typer.Option("--j", help=f"Shape parameter of {_takers('j')} noise.", show_default=False)
 ]
 AOption = Annotated[
-    float | None, typer.Option("--a", help="Shape parameter a, for laws that have it.", show_default=False)
+    float | None, typer.Option("--a", help=f"Shape parameter of {_takers('a')} noise.", show_default=False)
 ]
 POption = Annotated[
-    float | None, typer.Option("--p", help="Shape parameter p, for laws that have it.", show_default=False)
+    float | None, typer.Option("--p", help=f"Shape parameter of {_takers('p')} noise.", show_default=False)
 ]
 NormOption = Annotated[str, typer.Option("--norm", help="Norm of the certified radius: l1, l2 or linf.")]
 ConvertFromOption = Annotated[

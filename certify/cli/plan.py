@@ -13,6 +13,7 @@ def plan(
     sigma: o.SigmaOption = None,
     scale: o.ScaleOption = None,
     half_width: o.HalfWidthOption = None,
+    ball_radius: o.BallRadiusOption = None,
     k: o.KOption = None,
     j: o.JOption = None,
     a: o.AOption = None,
@@ -63,7 +64,9 @@ def plan(
             data_root=data_root,
             split=split,
             noise=noise,
-            parameters=o.law_parameters(sigma=sigma, scale=scale, half_width=half_width, k=k, j=j, a=a, p=p),
+            parameters=o.law_parameters(
+                sigma=sigma, scale=scale, half_width=half_width, ball_radius=ball_radius, k=k, j=j, a=a, p=p
+            ),
             norm=norm,
             convert_from=convert_from,
             n0=n0,

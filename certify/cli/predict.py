@@ -23,6 +23,7 @@ def predict(
     sigma: o.SigmaOption = None,
     scale: o.ScaleOption = None,
     half_width: o.HalfWidthOption = None,
+    ball_radius: o.BallRadiusOption = None,
     k: o.KOption = None,
     j: o.JOption = None,
     a: o.AOption = None,
@@ -63,7 +64,9 @@ def predict(
             data_root=data_root,
             split=split,
             noise=noise,
-            parameters=o.law_parameters(sigma=sigma, scale=scale, half_width=half_width, k=k, j=j, a=a, p=p),
+            parameters=o.law_parameters(
+                sigma=sigma, scale=scale, half_width=half_width, ball_radius=ball_radius, k=k, j=j, a=a, p=p
+            ),
             n=n,
             alpha=alpha,
             seed=seed,

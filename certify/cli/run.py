@@ -25,6 +25,7 @@ def run(
     sigma: o.SigmaOption = None,
     scale: o.ScaleOption = None,
     half_width: o.HalfWidthOption = None,
+    ball_radius: o.BallRadiusOption = None,
     k: o.KOption = None,
     j: o.JOption = None,
     a: o.AOption = None,
@@ -86,7 +87,9 @@ def run(
             data_root=data_root,
             split=split,
             noise=noise,
-            parameters=o.law_parameters(sigma=sigma, scale=scale, half_width=half_width, k=k, j=j, a=a, p=p),
+            parameters=o.law_parameters(
+                sigma=sigma, scale=scale, half_width=half_width, ball_radius=ball_radius, k=k, j=j, a=a, p=p
+            ),
             norm=norm,
             convert_from=convert_from,
             n0=n0,
@@ -116,9 +119,9 @@ def run(
     notes = err_console()
     for warning in prepared.warnings:
         notes.print(f"[yellow]warning:[/yellow] {warning}")
+    for note in prepared.notes:
+        notes.print(note)
     if not quiet:
-        for note in prepared.notes:
-            notes.print(note)
         describe(notes, plan)
         if preflight_:
             announce(notes, plan, preflight(plan))

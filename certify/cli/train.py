@@ -30,6 +30,7 @@ def train(
     ] = None,
     scale: o.ScaleOption = None,
     half_width: o.HalfWidthOption = None,
+    ball_radius: o.BallRadiusOption = None,
     k: o.KOption = None,
     j: o.JOption = None,
     a: o.AOption = None,
@@ -136,7 +137,9 @@ def train(
             data_root=data_root,
             architecture=arch,
             noise=noise,
-            parameters=o.law_parameters(sigma=sigma, scale=scale, half_width=half_width, k=k, j=j, a=a, p=p),
+            parameters=o.law_parameters(
+                sigma=sigma, scale=scale, half_width=half_width, ball_radius=ball_radius, k=k, j=j, a=a, p=p
+            ),
             objective=objective,
             epochs=epochs,
             batch_size=batch_size,
@@ -212,17 +215,19 @@ def _finish(out: Any, plan: Any, result: Any) -> None:
 
 
 def next_command(plan: Any) -> str:
-    """Return the command that certifies what was trained: in l2 where the law proves a radius in it."""
+    """Return the command that certifies what was trained, in the norm that suits the law."""
     import shlex
 
+    from certify.laws import best_norm
     from smoothing.threat import Norm
 
     options = plan.options
     words = ["certify", "run", str(plan.out), "--data", options.data]
     if options.data_root is not None:
         words += ["--data-root", str(options.data_root)]
-    if Norm.L2 not in plan.law.norms:
-        words += ["--norm", min(norm.value for norm in plan.law.norms)]
+    norm = best_norm(plan.law)
+    if norm is not Norm.L2:
+        words += ["--norm", str(norm)]
     words += ["--out", str(Path("runs") / plan.out.resolve().name)]
     return shlex.join(words)
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from certify.models.digest import callable_digest
+
 
 @dataclass(frozen=True)
 class NoiseSpec:
@@ -39,7 +41,8 @@ class LoadedModel:
             `nn.Module` where there is one. Normalisation happens inside it, so noise is added in pixel units.
         num_classes: Number of classes; None where only a run will tell.
         input_shape: Shape of one input without the batch axis; None where unknown.
-        transform: PIL image -> PIL image, the resizing and cropping that go before the noise; None for none.
+        transform: PIL image -> PIL image, the resizing and cropping that go before the noise; None for none. See
+            `transform_text`.
         noise: Noise that it was trained with, if known.
         class_names: One name a class, if known.
         data: Data set that it was trained on, if known.
@@ -57,6 +60,22 @@ class LoadedModel:
     data: str | None
     digest: str
     description: str
+
+
+def transform_text(transform: Callable[[Any], Any] | None) -> str | None:
+    """Return a text that says all that a transform does to an image, the same in every process; None for none.
+
+    It belongs to what a run is, because the digests of the model and of the data do not cover it. Transforms of the
+    models here describe themselves, in JSON, from which `rebuild_transform` builds them again; any other callable
+    enters by its name and the digest of all that can be reached from it.
+    """
+    if transform is None:
+        return None
+    own = getattr(transform, "describe", None)
+    if callable(own):
+        return str(own())
+    name = getattr(transform, "__qualname__", type(transform).__qualname__)
+    return f"{name} {callable_digest(transform)}"
 
 
 def shape_text(shape: Iterable[int]) -> str:

@@ -5,42 +5,47 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
-from typing import Protocol, runtime_checkable
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-_LIBRARIES = {"torch", "torchvision", "timm", "transformers"}
-
-
-@runtime_checkable
-class _Hash(Protocol):
-    def update(self, data: bytes | memoryview, /) -> None: ...
+from certify.models.reachable import Reachable, look_into
 
 
 def module_digest(module: nn.Module, architecture: str) -> str:
-    """Return sha256 (hex) over `architecture` and every parameter and buffer: name, dtype, shape and bytes.
+    """Return sha256 (hex) over `architecture` and all that makes up the module and its parts.
 
-    Buffers that are not saved with the state dict count too, for they change what is computed all the same.
+    Of every part, by its name: the name of its class, its plain attributes (a scale, a mode, a flag, a tensor), its
+    hooks; and every parameter and buffer: name, dtype, shape and bytes. Buffers that are not saved with the state dict
+    count too, for they change what is computed all the same.
 
     Args:
         module: On any device.
         architecture: Text that says how the tensors are put together (a configuration, a source text).
     """
-    contents = dict(module.state_dict()) | dict(module.named_buffers())
-    result = hashlib.sha256()
-    _add_text(result, architecture)
-    for name in sorted(contents):
-        _add_text(result, name)
-        _add_value(result, contents[name])
-    return result.hexdigest()
+    return text_digest(architecture, look_into(module).digest)
+
+
+def callable_digest(value: object, *texts: str) -> str:
+    """Return sha256 (hex) over `texts` and all that can be reached from any callable, or any other object.
+
+    See `look_into` for what that is. What a module of Python computes is known by its source: the sources of all
+    Python modules whose functions and classes are met belong to the digest, except those of libraries.
+    """
+    return reached_digest(look_into(value), *texts)
+
+
+def reached_digest(reached: Reachable, *texts: str) -> str:
+    """Return sha256 (hex) over `texts`, what was reached, and the sources of the Python modules met on the way."""
+    return text_digest(*texts, *source_texts(reached.modules), reached.digest)
 
 
 def text_digest(*texts: str) -> str:
     """Return sha256 (hex) over texts, told apart whatever they contain."""
     result = hashlib.sha256()
     for text in texts:
-        _add_text(result, text)
+        data = text.encode("utf-8", "surrogatepass")
+        result.update(len(data).to_bytes(8, "little"))
+        result.update(data)
     return result.hexdigest()
 
 
@@ -53,41 +58,3 @@ def source_texts(modules: Iterable[ModuleType | str | None]) -> list[str]:
         if found is not None and file is not None and Path(file).is_file():
             texts.add(f"{found.__name__} {hashlib.sha256(Path(file).read_bytes()).hexdigest()}")
     return sorted(texts)
-
-
-def class_modules(module: nn.Module) -> set[str]:
-    """Return the names of the Python modules that define the classes of `module` and its parts.
-
-    Those of the large libraries are left out: their sources change with every release, what they compute does not.
-    """
-    names = {type(part).__module__ for part in module.modules()}
-    return {name for name in names if name.partition(".")[0] not in _LIBRARIES}
-
-
-def _add_text(result: _Hash, text: str) -> None:
-    data = text.encode()
-    result.update(len(data).to_bytes(8, "little"))
-    result.update(data)
-
-
-def _add_value(result: _Hash, value: object) -> None:
-    """Add one entry of a state dict: nearly always a tensor, else a layer's extra state (packed weights, ...)."""
-    if isinstance(value, Tensor):
-        _add_text(result, f"{value.dtype} {tuple(value.shape)}")
-        tensor = value.detach().cpu()
-        if tensor.is_quantized:
-            tensor = tensor.dequantize()
-        if tensor.layout is not torch.strided:
-            tensor = tensor.to_dense()
-        result.update(tensor.reshape(-1).contiguous().view(torch.uint8).numpy().data)
-    elif isinstance(value, tuple | list):
-        _add_text(result, f"{type(value).__name__} {len(value)}")
-        for item in value:
-            _add_value(result, item)
-    elif isinstance(value, dict):
-        _add_text(result, f"dict {len(value)}")
-        for key in sorted(value, key=str):
-            _add_text(result, str(key))
-            _add_value(result, value[key])
-    else:
-        _add_text(result, repr(value))

@@ -11,7 +11,8 @@ from torch import nn
 
 from certify.errors import ModelError, UsageError
 from certify.models.base import LoadedModel, describe, did_you_mean, reason
-from certify.models.digest import class_modules, module_digest, source_texts, text_digest
+from certify.models.digest import reached_digest, source_texts
+from certify.models.reachable import look_into
 
 
 def load_factory(
@@ -21,8 +22,8 @@ def load_factory(
 
     The current directory is importable, as under `python -m`. What the classifier knows of itself is read from optional
     attributes: `num_classes`, `input_shape`, `class_names`, and `version`, a text (or a method that returns one) that
-    has to change whenever its answers may. The version matters for a callable that is not an `nn.Module`, whose weights
-    cannot be seen from outside.
+    has to change whenever its answers may. The digest covers the sources and all that can be reached from the callable
+    (see `look_into`); the version matters where weights lie beyond that, in another process or a compiled library.
 
     Args:
         spec: "package.module:factory".
@@ -49,18 +50,17 @@ def load_factory(
     shape = tuple(int(size) for size in own_shape) if own_shape is not None else input_shape
     if names is not None and len(names) != classes:
         raise ModelError(f"{spec} must name its {classes} classes, got {len(names)} class_names")
-    sources = source_texts({module_name, factory.__module__ if inspect.isroutine(factory) else None})
     version = getattr(classifier, "version", None)
     version = version() if callable(version) else version
     if isinstance(classifier, nn.Module):
         classifier = classifier.to("cpu").eval()
-        sources = sorted({*sources, *source_texts(class_modules(classifier))})
-        digest = module_digest(classifier, "\n".join([repr(classifier), *sources, str(version)]))
-        remarks: tuple[str, ...] = ()
+        texts = ["module"]
     else:
-        sources = sorted({*sources, *source_texts([type(classifier).__module__])})
-        digest = text_digest(spec, *sources, str(version))
-        remarks = ("digest covers its source and version only",)
+        texts = ["callable", spec]
+    reached = look_into(classifier)
+    unseen = version is None and reached.opaque
+    remarks = (f"its digest cannot see into {', '.join(sorted(reached.opaque))}: give it a version",) if unseen else ()
+    texts += source_texts({module_name, factory.__module__ if inspect.isroutine(factory) else None})
     return LoadedModel(
         spec=spec,
         classifier=classifier,
@@ -70,7 +70,7 @@ def load_factory(
         noise=None,
         class_names=names,
         data=None,
-        digest=digest,
+        digest=reached_digest(reached, *texts, str(version)),
         description=describe(spec, classifier, input_shape=shape, num_classes=classes, remarks=remarks),
     )
 

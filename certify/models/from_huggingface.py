@@ -16,9 +16,11 @@ from certify.models.base import LoadedModel, describe, reason
 from certify.models.digest import module_digest
 from certify.models.libraries import PixelClassifier, fetching, import_extra
 from certify.models.normalize import Normalize
+from certify.models.transforms import check_sizes, is_processor_name
 from certify.torchvision_compat import import_torchvision
 
 _COLOURS = {"black": (0, 0, 0), "red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "grey": (128, 128, 128)}
+_BOOKKEEPING = {"image_processor_type", "processor_class", "feature_extractor_type", "transformers_version", "auto_map"}
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,13 @@ class Preprocessing:
         if self.flip_channels:
             pixels = pixels[::-1]
         return Image.fromarray(np.clip(np.rint(pixels * 255.0), 0, 255).astype(np.uint8).transpose(1, 2, 0))
+
+    def describe(self) -> str:
+        """Return all that decides the pixels as JSON; `rebuild_transform` builds the same transform from it."""
+        options = json.loads(self.processor.to_json_string())
+        options = {name: value for name, value in options.items() if name not in _BOOKKEEPING}
+        content = {"kind": "transformers", "processor": type(self.processor).__name__, "options": options}
+        return json.dumps(content, sort_keys=True)
 
     def output_shape(self) -> tuple[int, ...] | None:
         """Return (3, height, width) of what comes out; None if that depends on the image."""
@@ -163,6 +172,29 @@ def measure(spec: str, processor: Any) -> Preprocessing:
             f"{spec}: its image processor must resize, crop and normalise each channel, but does more than that"
         )
     return Preprocessing(processor, flipped, tuple(scale.tolist()), tuple(offset.tolist()))
+
+
+def rebuild_processor(content: dict[str, Any]) -> Preprocessing:
+    """Build the transform again from what `Preprocessing.describe` says; see `rebuild_transform`.
+
+    Only an image processor of the library itself can be named, and it is given nothing but numbers and texts.
+
+    Raises:
+        ModelError: If transformers is not installed, has no such image processor, or it fails.
+        ValueError: If a number is no possible size.
+    """
+    name, options = content["processor"], dict(content["options"])
+    import_torchvision()
+    transformers = import_extra("transformers", "hf")
+    found = getattr(transformers, name, None) if is_processor_name(name) else None
+    if not (isinstance(found, type) and issubclass(found, transformers.BaseImageProcessor)):
+        raise ModelError(f"transformers has no image processor {name!r}")
+    check_sizes(options)
+    try:
+        processor: Any = found(**options)
+    except Exception as error:
+        raise ModelError(f"the image processor {name} cannot be built: {reason(error)}") from error
+    return measure(name, processor)
 
 
 def _run(processor: Any, image: Any) -> Float64[ndarray, "3 height width"]:

@@ -1,14 +1,13 @@
 """`timm:NAME`: a pretrained classifier of the timm library, from its hub or from a local folder."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from certify.errors import ModelError, UsageError
 from certify.models.base import LoadedModel, describe, did_you_mean
 from certify.models.digest import module_digest
 from certify.models.libraries import PixelClassifier, fetching, import_extra
 from certify.models.normalize import Normalize
+from certify.models.transforms import take_apart
 from certify.torchvision_compat import import_torchvision
 
 
@@ -41,6 +40,8 @@ def load_timm(spec: str, name: str) -> LoadedModel:
     config = timm.data.resolve_model_data_config(network)
     shape = tuple(int(size) for size in config["input_size"])
     classifier = PixelClassifier(Normalize(config["mean"], config["std"]), network).eval()
+    steps = timm.data.create_transform(**config, is_training=False).transforms
+    transform = take_apart(spec, "L" if shape[0] == 1 else "RGB", steps)
     pretrained = network.pretrained_cfg
     labels = pretrained.get("label_names")
     class_names = tuple(labels) if labels and len(labels) == network.num_classes else None
@@ -51,28 +52,10 @@ def load_timm(spec: str, name: str) -> LoadedModel:
         classifier=classifier,
         num_classes=int(network.num_classes),
         input_shape=shape,
-        transform=_geometry(timm, config, channels=shape[0]),
+        transform=transform,
         noise=None,
         class_names=class_names,
         data=data,
         digest=module_digest(classifier, f"timm {pretrained.get('architecture')}\n{classifier!r}"),
         description=describe(title, classifier, input_shape=shape, num_classes=int(network.num_classes), data=data),
     )
-
-
-def _geometry(timm: Any, config: dict[str, Any], channels: int) -> Callable[[Any], Any]:
-    """Return the steps of timm's evaluation transform that come before the image becomes a tensor."""
-    steps: list[Callable[[Any], Any]] = []
-    for step in timm.data.create_transform(**config, is_training=False).transforms:
-        if "Tensor" in type(step).__name__ or "Numpy" in type(step).__name__:
-            break
-        steps.append(step)
-    mode = "L" if channels == 1 else "RGB"
-
-    def transform(image: Any) -> Any:
-        image = image.convert(mode)
-        for step in steps:
-            image = step(image)
-        return image
-
-    return transform

@@ -1,31 +1,12 @@
 """`torchvision:NAME`: a pretrained classifier of torchvision with its default weights."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
-
 from certify.errors import UsageError
 from certify.models.base import LoadedModel, describe, did_you_mean
 from certify.models.digest import module_digest
 from certify.models.libraries import PixelClassifier, fetching
 from certify.models.normalize import Normalize
+from certify.models.transforms import CenterCrop, Geometry, Resize
 from certify.torchvision_compat import import_torchvision
-
-
-@dataclass(frozen=True)
-class ResizeAndCrop:
-    """The geometric half of a torchvision preset, PIL image -> PIL image; what follows it goes into the classifier."""
-
-    preset: Any
-
-    def __call__(self, image: Any) -> Any:
-        """Return the RGB image, its shorter side resized, its centre cut out."""
-        functional = import_torchvision("transforms.functional")
-        preset = self.preset
-        image = functional.resize(
-            image.convert("RGB"), preset.resize_size, interpolation=preset.interpolation, antialias=preset.antialias
-        )
-        return functional.center_crop(image, preset.crop_size)
 
 
 def load_torchvision(spec: str, name: str) -> LoadedModel:
@@ -49,13 +30,13 @@ def load_torchvision(spec: str, name: str) -> LoadedModel:
     class_names = tuple(weights.meta["categories"])
     shape = (3, preset.crop_size[0], preset.crop_size[0])
     data = "imagenet" if weights.name.startswith("IMAGENET1K") else None
-    transform: Callable[[Any], Any] = ResizeAndCrop(preset)
+    resize = Resize(tuple(preset.resize_size), preset.interpolation.value)
     return LoadedModel(
         spec=spec,
         classifier=classifier,
         num_classes=len(class_names),
         input_shape=shape,
-        transform=transform,
+        transform=Geometry("RGB", (resize, CenterCrop(tuple(preset.crop_size)))),
         noise=None,
         class_names=class_names,
         data=data,

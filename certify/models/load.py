@@ -44,7 +44,7 @@ def load_model(
 
     Args:
         spec: MODEL; one of `MODEL_FORMS`.
-        num_classes: Used where the model itself does not say.
+        num_classes: Number of classes, for a model that does not say; at least 2.
         input_shape: Shape in which inputs will come, used where the model itself does not say.
         architecture: A key of `ARCHITECTURES`, for weights that do not name theirs.
         normalisation: A key of `NORMALISATIONS`, for weights that come without; see `load_published`.
@@ -54,10 +54,40 @@ def load_model(
         The classifier, and what is known about it.
 
     Raises:
-        UsageError: If the text is none of the forms, or names what does not exist (an architecture, a Python module).
-        ModelError: If a file or a folder is missing, damaged or refused, a library is missing, or weights cannot be
-            fetched.
+        UsageError: If the text is none of the forms, or names what does not exist (an architecture, a Python module);
+            if `num_classes` is below 2, or not the number that the model itself states.
+        ModelError: If a file or a folder is missing, damaged or refused, a library is missing, weights cannot be
+            fetched, or the model has fewer than two classes.
     """
+    if num_classes is not None and num_classes < 2:
+        raise UsageError(f"num_classes must be at least 2, got num_classes={num_classes}")
+    model = _load(
+        spec,
+        num_classes=num_classes,
+        input_shape=input_shape,
+        architecture=architecture,
+        normalisation=normalisation,
+        trust_pickle=trust_pickle,
+    )
+    if num_classes is not None and model.num_classes is not None and model.num_classes != num_classes:
+        raise UsageError(
+            f"num_classes must be what the model itself states, {model.num_classes} for {spec}, "
+            f"got num_classes={num_classes}; leave --num-classes out"
+        )
+    if model.num_classes is not None and model.num_classes < 2:
+        raise ModelError(f"a classifier must have at least 2 classes, but {spec} has {model.num_classes}")
+    return model
+
+
+def _load(
+    spec: str,
+    *,
+    num_classes: int | None,
+    input_shape: tuple[int, ...] | None,
+    architecture: str | None,
+    normalisation: str | None,
+    trust_pickle: bool,
+) -> LoadedModel:
     prefix, _, rest = spec.partition(":")
     path = Path(spec).expanduser()
     if prefix in _PREFIXES and not rest:
@@ -118,7 +148,7 @@ def _factory(spec: str, prefix: str, num_classes: int | None, input_shape: tuple
 def _unknown(spec: str) -> str:
     hint = did_you_mean(spec, [*ARCHITECTURES, *_PREFIXES])
     if spec in ARCHITECTURES:
-        hint = f": {spec} is an architecture without weights; train it first (certify train --architecture {spec})"
+        hint = f": {spec} is an architecture without weights; train it first (certify train --arch {spec})"
     return f"MODEL must be one of the forms below, got {spec!r}{hint}\n{_forms()}"
 
 

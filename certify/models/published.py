@@ -18,7 +18,7 @@ from certify.models.architectures import ARCHITECTURES, Architecture, build_arch
 from certify.models.base import LoadedModel, describe, did_you_mean, shape_text
 from certify.models.checkpoint import architecture_digest, parse_safetensors
 from certify.models.checkpoint_config import read_file
-from certify.models.digest import class_modules, module_digest, source_texts
+from certify.models.digest import callable_digest
 from certify.models.normalize import NORMALISATIONS, Normalize
 from certify.models.pickles import read_torch_file
 from certify.models.weights import fill, on_meta
@@ -119,7 +119,7 @@ def _whole_module(
         noise=None,
         class_names=None,
         data=None,
-        digest=module_digest(module, "\n".join([repr(module), *source_texts(class_modules(module))])),
+        digest=callable_digest(module, repr(module)),
         description=describe(
             f"pickled {type(module).__name__}", module, input_shape=input_shape, num_classes=num_classes
         ),

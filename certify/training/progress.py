@@ -4,13 +4,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from certify.progress import clock
 from certify.training.log import EpochRecord
 from smoothing.training import EpochStarted, Event, StepDone
 
 
+@runtime_checkable
 class TrainingObserver(Protocol):
     """Told about what happens in a training."""
 

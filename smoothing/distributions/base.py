@@ -164,13 +164,28 @@ class SmoothingDistribution(ABC):
         shape = p.shape
         # numpy turns the results for arrays without axes into scalars; the formulas need not care.
         p, q, rival = (np.atleast_1d(array) for array in (p, q, rival))
-        # Every law here is even, so that the growth function G(p) = sign(p - 1/2) int dp / Phi of the differential
-        # method is odd about 1/2 and R = (G(p_A) - G(p_B)) / 2: the mean of two one-sided radii, rounded before the
-        # difference is taken (p_A and p_B may be close, and cancellation would eat a relative allowance).
-        with np.errstate(invalid="ignore"):  # p = 0 against p_B = 0 is inf - inf; the next line gives it radius 0
-            result = 0.5 * (self._growth(p, q, norm) + self._growth(1.0 - rival, rival, norm))
+        with np.errstate(invalid="ignore"):  # p = 0 against p_B = 0 may be inf - inf; the next line gives it radius 0
+            result = self._two_sided_radius(p, q, rival, norm)
         result = np.where(rival < p, np.maximum(result, 0.0), 0.0)
         return result.reshape(shape) if shape else float(result[0])
+
+    def _two_sided_radius(
+        self,
+        p: Float64[ndarray, "..."],
+        q: Float64[ndarray, "..."],
+        rival: Float64[ndarray, "..."],
+        norm: Norm,
+    ) -> Float64[ndarray, "..."]:
+        """Return the proved radius for p_A >= p, 1 - p_A <= q and p_B <= rival <= q; only used where rival < p.
+
+        Every law here is even, so that the growth function G(p) = sign(p - 1/2) int dp / Phi of the differential method is
+        odd about 1/2 and R = (G(p_A) - G(p_B)) / 2: the mean of two one-sided radii, rounded before the difference is
+        taken (p_A and p_B may be close, and cancellation would eat a relative allowance).
+
+        This holds for radii of the differential method only. A one-sided radius that is larger, since it was found for
+        the whole shift at once (overlap of supports, level sets), may not be averaged: such a law overrides this.
+        """
+        return np.asarray(0.5 * (self._growth(p, q, norm) + self._growth(1.0 - rival, rival, norm)))
 
     def _one_sided_bounds(
         self, q_upper: Float64[ndarray, "..."], norm: Norm

@@ -4,12 +4,19 @@ from dataclasses import MISSING, fields
 from typing import Any
 
 from smoothing.distributions.base import SmoothingDistribution
+from smoothing.distributions.exp_inf import ExpInf
+from smoothing.distributions.exp_one import Exp1
+from smoothing.distributions.exp_p import Expp
 from smoothing.distributions.gaussian import Gaussian
 from smoothing.distributions.laplace import Laplace
+from smoothing.distributions.pareto import Pareto
+from smoothing.distributions.pow_inf import PowInf
 from smoothing.distributions.uniform import Uniform
 from smoothing.errors import InvalidArgumentError
 
-LAWS: dict[str, type[SmoothingDistribution]] = {law.name: law for law in (Gaussian, Laplace, Uniform)}
+LAWS: dict[str, type[SmoothingDistribution]] = {
+    law.name: law for law in (Gaussian, Laplace, Uniform, ExpInf, Exp1, Expp, Pareto, PowInf)
+}
 
 
 def make_law(name: str, shape: tuple[int, ...], **parameters: Any) -> SmoothingDistribution:

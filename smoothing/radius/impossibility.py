@@ -49,7 +49,7 @@ def radius_upper_bound(
         R <= sigma min(1, d^(1/o - 1/2)) min{ 1 / sqrt(2 q), sqrt(3/2) (1 - 2 q) / sqrt(q) },
 
     where, if r is told, q is replaced by r / (p + r). Only the norm and the dimension enter: at linf the bound falls as
-    1 / sqrt(d) whatever the law, which is the dependence of Yang et al. 2020, Theorem 2 (there by way of cotype).
+    1 / sqrt(d) whatever the law, the dependence that Yang et al. 2020 derive from the cotype of the norm.
 
     Proof. A certificate holds for every classifier, randomised ones included (for noise without atoms these change
     nothing, by Lyapunov's convexity theorem). *Projection*: for l1 and l2 take the coordinate Y = z_i of the least second
@@ -105,7 +105,7 @@ def radius_upper_bound(
         UnsupportedNormError: For l0, in which additive noise of finite sigma certifies nothing.
         InvalidArgumentError: If a probability is outside [0, 1] or NaN, or sigma or the dimension is not positive.
 
-    Reference: own derivation; in the spirit of Yang et al. 2020, section 4.2, Kumar et al. 2020 and Blum et al. 2020.
+    Reference: derived here; Yang et al. 2020, Kumar et al. 2020 and Blum et al. 2020 prove such limits in other forms.
 
     Example:
         >>> round(radius_upper_bound(0.9, "l2", sigma=1.0, dimension=3072), 4)
@@ -132,8 +132,8 @@ def radius_upper_bound(
     lead = np.maximum(p - rival, np.where(q < 0.5, (0.5 - q) + (0.5 - rival), -1.0))
     total = p + rival
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-        tails = np.sqrt(total / (2.0 * rival))
-        # The root is split: the product of a tiny r and the total would lose digits to underflow.
+        # The roots are split: the quotient or product with a tiny r would overflow or lose digits to underflow.
+        tails = np.sqrt(total) / np.sqrt(2.0 * rival)
         density = math.sqrt(1.5) * lead / (np.sqrt(rival) * np.sqrt(total))
         per_sigma = np.fmin(tails, density)
     shrink = math.sqrt(dimension) if norm is Norm.LINF else 1.0

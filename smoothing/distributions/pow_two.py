@@ -1,0 +1,161 @@
+"""Pow2 smoothing: spherical noise of density (1 + ||z||_2^k)^-a, with polynomial tails (Yang et al. 2020)."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64
+from numpy import ndarray
+from scipy.special import betainc, betaincc, betaincinv, betaln
+from torch import Tensor
+
+from smoothing.distributions.sampling import beta_prime
+from smoothing.distributions.spherical import LevelSetLaw, check_shape_parameter
+from smoothing.radius.special import log_gamma_ratio
+from smoothing.radius.spherical import Array, SphericalProfile
+
+
+@dataclass(frozen=True)
+class Pow2Profile(SphericalProfile):
+    """psi(r) = a log(1 + r^k); |x|^k has the beta prime law of parameters d / k and a - d / k.
+
+    Attributes:
+        dimension: d.
+        k: Inner power, positive.
+        a: Outer power, above d / k.
+    """
+
+    dimension: int
+    k: float
+    a: float
+
+    @property
+    def _shapes(self) -> tuple[float, float]:
+        return self.dimension / self.k, self.a - self.dimension / self.k
+
+    def potential(self, r: Array) -> Array:
+        """Return a log(1 + r^k)."""
+        return np.asarray(self.a * np.logaddexp(0.0, self.k * np.log(r)))
+
+    def inverse_potential(self, value: Array) -> Array:
+        """Return (exp(value / a) - 1)^(1/k)."""
+        return np.asarray(np.maximum(np.expm1(value / self.a), 0.0) ** (1 / self.k))
+
+    def growth(self, r: Array) -> Array:
+        """Return a k r^k / (1 + r^k)."""
+        return np.asarray(self.a * self.k / (1.0 + r**-self.k))
+
+    def elasticity(self, lower: Array, upper: Array) -> tuple[Array, Array]:
+        """Return bounds on k / (1 + r^k), which falls with r."""
+        return self.k / (1 + upper**self.k) * (1 - 1e-13), self.k / (1 + lower**self.k) * (1 + 1e-13)
+
+    def cumulative(self, r: Array) -> tuple[Array, Array]:
+        """Return both tails by the regularised incomplete beta function."""
+        first, second = self._shapes
+        x = r**self.k
+        with np.errstate(over="ignore"):
+            share, rest = 1 / (1 + 1 / x), 1 / (1 + x)
+        # By whichever of the two arguments is small: only that one is known to its last digit.
+        below = np.where(share < 0.5, betainc(first, second, share), betaincc(second, first, rest))
+        above = np.where(rest < 0.5, betainc(second, first, rest), betaincc(first, second, share))
+        return below, above
+
+    def quantile(self, q: float, *, upper: bool) -> float:
+        """Return a quantile of |x|."""
+        first, second = self._shapes
+        if upper:
+            rest = float(betaincinv(second, first, q))
+            return ((1 - rest) / rest) ** (1 / self.k) if rest > 0 else math.inf
+        share = float(betaincinv(first, second, q))
+        return (share / (1 - share)) ** (1 / self.k) if share < 1 else math.inf
+
+    def mode(self) -> float:
+        """Return the r with a k r^k / (1 + r^k) = d."""
+        first, second = self._shapes
+        return float((first / second) ** (1 / self.k))
+
+    def mean_slope(self) -> float:
+        """Return a k E[r^(k-1) / (1 + r^k)] = a k B((d - 1)/k + 1, a - (d - 1)/k) / B(d/k, a - d/k)."""
+        (first, second), k = self._shapes, self.k
+        # B(first + 1 - 1/k, second + 1/k) / B(first, second), whose sums of parameters are a + 1 and a.
+        log_ratio = log_gamma_ratio(first, 1 - 1 / k) + log_gamma_ratio(second, 1 / k) - math.log(self.a)
+        return self.a * k * math.exp(log_ratio) * (1 + 1e-11)
+
+    def log_contraction(self, r: Array, t: float) -> tuple[Array, Array]:
+        """Return -log(1 + (exp(-t/a) - 1)(1 + r^-k)) / k, without cancellation, and its error."""
+        with np.errstate(all="ignore"):
+            share = np.expm1(-t / self.a) * (1 + r**-self.k)
+            left = 1 + share
+            delta = np.where(left > 0, -np.log1p(np.maximum(share, -1.0)) / self.k, np.inf)
+            error = 1e-15 * (np.abs(delta) + (3 + self.k * np.abs(np.log(r))) * np.abs(share / left) / self.k)
+        return delta, np.where(left > 0, error, 0.0)
+
+
+@dataclass(frozen=True)
+class Pow2(LevelSetLaw):
+    """Spherical noise of density proportional to (1 + (||z||_2 / scale)^k)^-a.
+
+    The radius is that of the level-set method at every parameter; see `smoothing.radius.level_set`. At p_A = 1 it is
+    infinite.
+
+    Args:
+        shape: Event shape.
+        sigma: Per-coordinate standard deviation; exists for a > (d + 2) / k only.
+        scale: The law's own scale, input units.
+        k: Inner power, positive.
+        a: Outer power, above (d + 2) / k.
+
+    Raises:
+        InvalidArgumentError: Unless exactly one of sigma and scale is given, positive and finite, and k and a are in range.
+    """
+
+    k: float | int | None = None
+    a: float | int | None = None
+
+    name: ClassVar[str] = "pow_two"
+    method: ClassVar[str] = "level sets, tight up to rounding: Neyman-Pearson by weak duality"
+
+    def __post_init__(self) -> None:
+        d = math.prod(self.shape)
+        check_shape_parameter(self, "k", lambda k: k > 0, "positive")
+        least = (d + 2) / self._k
+        check_shape_parameter(self, "a", lambda a: a > least, f"above (d + 2) / k = {least:g}, for a finite sigma")
+        first, second = self.profile._shapes
+        step = 2 / self._k
+        self._settle_moment(
+            lambda: math.exp(0.5 * (log_gamma_ratio(first, step) + log_gamma_ratio(second, -step))) / math.sqrt(d)
+        )
+
+    @property
+    def _k(self) -> float:
+        assert self.k is not None
+        return float(self.k)
+
+    @property
+    def _a(self) -> float:
+        assert self.a is not None
+        return float(self.a)
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """The scale, k and a; see the base class."""
+        return {"scale": self._scale, "k": self._k, "a": self._a}
+
+    @property
+    def profile(self) -> Pow2Profile:
+        """The law at scale 1."""
+        return Pow2Profile(self.dimension, self._k, self._a)
+
+    def _radii(self, n: int, generator: torch.Generator, device: torch.device | str | None) -> Float64[Tensor, " n"]:
+        return beta_prime(*self.profile._shapes, n, generator, device, 1 / self._k).mul_(self._scale)
+
+    def log_density(self, noise: Float[Tensor, "n *shape"]) -> Float64[Tensor, " n"]:
+        """Return -a log(1 + (r / scale)^k), r = ||z||_2, less the log of the integral."""
+        r = noise.flatten(1).double().norm(dim=1) / self._scale
+        log_z = self._log_sphere() + float(betaln(*self.profile._shapes)) - math.log(self._k)
+        return -self._a * torch.nn.functional.softplus(self._k * r.log(), threshold=700.0) - log_z
+
+    def _closed_form(self, q_upper: Float64[ndarray, "..."]) -> Float64[ndarray, "..."] | None:
+        return None

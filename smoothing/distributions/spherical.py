@@ -1,0 +1,153 @@
+"""What all laws of spherical noise share: the sampler, and one l2 radius from which those at l1 and linf follow."""
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64
+from numpy import ndarray
+from torch import Tensor
+
+from smoothing.distributions.base import SmoothingDistribution
+from smoothing.distributions.sampling import scale_rows, sphere_direction
+from smoothing.errors import InvalidArgumentError
+from smoothing.radius.level_set import LevelSetCurve, estimate_radius
+from smoothing.radius.spherical import SphericalProfile
+from smoothing.radius.table import curve_of
+from smoothing.rounding import FORMULA_SLACK, down, up
+from smoothing.threat import Norm
+
+
+@dataclass(frozen=True)
+class SphericalLaw(SmoothingDistribution):
+    """A law whose density falls with ||z||_2 and depends on nothing else.
+
+    The loss of probability under a shift v depends on ||v||_2 only, and grows with it. The l2 ball of radius R therefore
+    holds the largest l1 ball, of radius R (along an axis), and the largest linf ball, of radius R / sqrt(d) (along a
+    corner): those radii are as tight as the one at l2.
+
+    *Two classes.* Let beta(p) be the least probability, after the shift, of a set of probability p. It is convex, so that
+    beta(p_A) + beta(1 - p_B) >= 2 beta((p_A + 1 - p_B) / 2), which is at least 1 within the one-sided radius for
+    (1 + p_A - p_B) / 2; and the runner-up reaches at most 1 - beta(1 - p_B). That one-sided radius holds for the pair.
+    """
+
+    norms: ClassVar[frozenset[Norm]] = frozenset({Norm.L1, Norm.L2, Norm.LINF})
+
+    @abstractmethod
+    def _radii(self, n: int, generator: torch.Generator, device: torch.device | str | None) -> Float64[Tensor, " n"]:
+        """Draw `n` independent values of ||z||_2, float64, in input units."""
+
+    def sample(
+        self,
+        n: int,
+        *,
+        generator: torch.Generator,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Float[Tensor, "n *shape"]:
+        """Draw a uniform direction and an independent length in float64; see the base class."""
+        points = sphere_direction(n, self.shape, generator, device, dtype)
+        return scale_rows(points, self._radii(n, generator, device)).to(dtype)
+
+    def _two_sided_radius(
+        self,
+        p: Float64[ndarray, "..."],
+        q: Float64[ndarray, "..."],
+        rival: Float64[ndarray, "..."],
+        norm: Norm,
+    ) -> Float64[ndarray, "..."]:
+        # rival = q is the one-sided case, where the mean is exact; otherwise it is rounded up, and no further than q, which
+        # keeps the radius from being smaller than the one-sided one.
+        failure = np.where(rival == q, q, np.minimum(np.nextafter(0.5 * (q + rival), 1.0), q))
+        # Where q has lost the digits of a small p: 1/2 - (p - rival) / 2.
+        failure = np.where(q > 0.5, np.nextafter(0.5 - 0.5 * np.nextafter(p - rival, 0.0), 1.0), failure)
+        failure = np.where((q > 0.5) & (rival >= p), 0.5, failure)
+        lower, _ = self._one_sided_bounds(np.clip(failure, 0.0, 0.5), norm)
+        return lower
+
+    def _per_norm(self, radius: Float64[ndarray, "..."], norm: Norm) -> Float64[ndarray, "..."]:
+        """Return the radius at `norm` that a radius at l2 gives."""
+        return radius / math.sqrt(self.dimension) if norm is Norm.LINF else radius
+
+
+@dataclass(frozen=True)
+class LevelSetLaw(SphericalLaw):
+    """A spherical law whose radii come from the level-set method, apart from closed forms for some parameters.
+
+    The first radius of a law builds the curve of its profile, in seconds; it is kept, for all scales, while the process
+    lives. `smoothing.radius.table` keeps curves on disk.
+    """
+
+    scale: float | None = None
+
+    scale_name: ClassVar[str] = "scale"
+    reference: ClassVar[str] = "Yang et al. 2020, level-set method; weak duality for the rounding"
+
+    @property
+    @abstractmethod
+    def profile(self) -> SphericalProfile:
+        """The law at scale 1."""
+
+    @abstractmethod
+    def _closed_form(self, q_upper: Float64[ndarray, "..."]) -> Float64[ndarray, "..."] | None:
+        """Return the exact l2 radius where there is a formula for these parameters."""
+
+    @property
+    def _scale(self) -> float:
+        assert self.scale is not None
+        return self.scale
+
+    def _settle_moment(self, sigma_per_scale: Callable[[], float]) -> None:
+        """Fill in whichever of sigma and scale was not given."""
+        try:
+            ratio = sigma_per_scale()
+        except OverflowError:
+            ratio = math.inf
+        if not 1e-150 < ratio < 1e150:
+            raise InvalidArgumentError(
+                f"the parameters of {self.name} must leave sigma / scale between 1e-150 and 1e150, got {ratio:g}"
+            )
+        self._settle_scale(ratio)
+
+    def _log_sphere(self) -> float:
+        """Return the log of the surface of the sphere of radius `scale`, times scale: Int f(r/scale) r^(d-1) dr is left."""
+        d = self.dimension
+        return d * math.log(self._scale) + math.log(2.0) + d / 2 * math.log(math.pi) - math.lgamma(d / 2)
+
+    def curve(self) -> LevelSetCurve:
+        """Return the proved radii of the profile, at scale 1; built on first use."""
+        return curve_of(self.profile)
+
+    def _one_sided_radius(self, q_upper: Float64[ndarray, "..."], norm: Norm) -> Float64[ndarray, "..."]:
+        """Return the best estimate of the radius: not a bound."""
+        exact = self._closed_form(q_upper)
+        if exact is None:
+            values = [estimate_radius(self.profile, self.curve(), float(w)) for w in np.ravel(q_upper)]
+            exact = self._scale * np.reshape(values, np.shape(q_upper))
+        return self._per_norm(exact, norm)
+
+    def _one_sided_bounds(
+        self, q_upper: Float64[ndarray, "..."], norm: Norm
+    ) -> tuple[Float64[ndarray, "..."], Float64[ndarray, "..."]]:
+        # The upper bound is used by the differential method only, whose two-sided form this law overrides.
+        exact = self._closed_form(q_upper)
+        slack = FORMULA_SLACK if exact is not None else 1e-14
+        lower = exact if exact is not None else self._scale * self.curve().radius(q_upper)
+        upper = up(self._per_norm(exact, norm), slack) if exact is not None else np.full_like(q_upper, np.inf)
+        return np.asarray(down(self._per_norm(lower, norm), slack)), np.asarray(upper)
+
+
+def check_shape_parameter(law: SphericalLaw, key: str, allowed: Callable[[float], bool], rule: str) -> None:
+    """Turn the parameter `key` of a law under construction into a float, or raise `InvalidArgumentError`."""
+    value = getattr(law, key)
+    if value is None:
+        raise InvalidArgumentError(f"{law.name} needs {key}, {rule}, got none")
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        raise InvalidArgumentError(f"{key} must be a number, got {key}={value!r}")
+    if not (math.isfinite(value) and allowed(float(value))):
+        raise InvalidArgumentError(f"{key} must be {rule}, got {key}={value}")
+    object.__setattr__(law, key, float(value))

@@ -1,0 +1,74 @@
+"""What the level-set method needs to know about a law whose density depends on the Euclidean length only."""
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+from jaxtyping import Float64
+from numpy import ndarray
+
+Array = Float64[ndarray, "..."]
+
+
+class SphericalProfile(ABC):
+    """A density exp(-psi(r)) on R^d, r the Euclidean length, psi increasing from 0 to infinity.
+
+    Its *growth* h(r) = r psi'(r) has to be positive and nondecreasing: log r then has a log-concave density
+    proportional to exp(d log r - psi(r)), and ratios of h bound how fast the edge of a level set moves. exp(-r^k) r^-j,
+    (1 + r^k)^-a and every log-concave spherical density are of this kind.
+
+    Write the abstract members for a law of your own and hand it to `LevelSetCurve.build`. Units are the profile's own.
+    Profiles are hashable (frozen dataclasses, say): equal ones share intermediate results.
+
+    Attributes:
+        dimension: d, at least 1.
+    """
+
+    dimension: int
+
+    @abstractmethod
+    def potential(self, r: Array) -> Array:
+        """Return psi(r), up to a constant, accurate to a few units in the last place of its largest term."""
+
+    @abstractmethod
+    def inverse_potential(self, value: Array) -> Array:
+        """Return the r with psi(r) = value, and 0 where value is below psi(0); accurate to a few units in the last place."""
+
+    @abstractmethod
+    def growth(self, r: Array) -> Array:
+        """Return h(r) = r psi'(r), positive and nondecreasing."""
+
+    @abstractmethod
+    def elasticity(self, lower: Array, upper: Array) -> tuple[Array, Array]:
+        """Return bounds below and above on r h'(r) / h(r), which is not negative, for all r in [lower, upper]."""
+
+    @abstractmethod
+    def cumulative(self, r: Array) -> tuple[Array, Array]:
+        """Return P(|x| <= r) and P(|x| > r), each to a relative accuracy of 1e-11."""
+
+    @abstractmethod
+    def quantile(self, q: float, *, upper: bool) -> float:
+        """Return an r with about the mass q below it, or above it if `upper`; no accuracy is relied upon."""
+
+    @abstractmethod
+    def mode(self) -> float:
+        """Return the r with h(r) = d, to a relative accuracy of 1e-9: the mode of log |x|."""
+
+    def mean_slope(self) -> float:
+        """Return an upper bound on E psi'(|x|), infinite where it is infinite or not known (the default).
+
+        No probability changes by more than E psi'(|x|) E|w_1| / 2 per unit of shift, w uniform on the sphere.
+        """
+        return float("inf")
+
+    def log_contraction(self, r: Array, t: float) -> tuple[Array, Array]:
+        """Return log(r / s) for the s with psi(s) = psi(r) - t (infinite where there is none), and a bound on its error.
+
+        The default subtracts; a profile overrides it where the difference is known without cancellation.
+        """
+        value = self.potential(r)
+        with np.errstate(all="ignore"):
+            s = self.inverse_potential(value - t)
+            delta = np.where(s > 0, np.log(r) - np.log(s), np.inf)
+            # An error of psi moves log s by that over h(s).
+            moved = (np.abs(value) + abs(t)) / self.growth(np.minimum(r, s))
+        return delta, np.where(s > 0, 2e-15 * (4.0 + np.abs(np.log(r)) + moved), 0.0)
