@@ -50,6 +50,11 @@ class CertifiedSet:
         n0: Selection votes.
         n: Estimation votes.
         data_digest: Digest of the data set.
+        data_size: How many inputs the whole data set has.
+        split: "test" or "train".
+        selection: Which of them the run is about, in words; None where it is all of them.
+        invalid_votes: Votes that were invalid (non-finite scores, labels outside the classes), over all inputs.
+        invalid_inputs: Inputs with at least one such vote.
 
     Raises:
         UsageError: If the arrays contradict each other or hold no input.
@@ -72,6 +77,11 @@ class CertifiedSet:
     n0: int | None = None
     n: int | None = None
     data_digest: str | None = None
+    data_size: int | None = None
+    split: str | None = None
+    selection: str | None = None
+    invalid_votes: int | None = None
+    invalid_inputs: int | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in ("run", "log"):
@@ -83,6 +93,10 @@ class CertifiedSet:
             raise UsageError(f"{self.name}: all columns must have one entry per input")
         if len(np.unique(self.idx)) != len(self.idx):
             raise UsageError(f"{self.name}: each input must appear once, got a repeated index")
+        if self.data_size is not None and not bool(np.all((self.idx >= 0) & (self.idx < self.data_size))):
+            raise UsageError(
+                f"{self.name}: indices must be in 0..{self.data_size - 1} (the data set has {self.data_size} inputs)"
+            )
         if not bool(np.all(np.isfinite(self.radius) & (self.radius >= 0))):
             raise UsageError(f"{self.name}: radii must be finite and at least 0")
         if bool(np.any(self.correct != (self.predict == self.label))):
@@ -218,8 +232,10 @@ def population_lower_bound(count: int, total: int, alpha: float, *, confidence: 
     Let T be the probability that the smoothed classifier is right and robust up to r at a random input. An input is
     counted with probability at most T + (1 - T) alpha, because where the statement is false it is certified with
     probability at most alpha. With L the one-sided Clopper-Pearson bound on the probability of being counted,
-    T >= (L - alpha) / (1 - alpha). So both errors are covered at once, on the assumption that the inputs are
-    independent draws from the population and each has noise of its own.
+    T >= (L - alpha) / (1 - alpha). So both errors are covered at once, by a bound that treats the inputs, each with its
+    noise, as independent draws. That is a model. How inputs were chosen is not known here; and the noise of different
+    inputs is not independent by construction, since two of them may share a block of it by a coincidence of 32-bit seeds
+    (see `smoothing.noise`). What is said of sums of alpha (at most N alpha false certificates on average) needs neither.
 
     Args:
         count: Inputs that are right with radius >= r.

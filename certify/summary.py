@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from certify.report.wording import percent_of
 from certify.rundir import Row
 
 if TYPE_CHECKING:
@@ -57,10 +58,9 @@ def summary_table(result: dict[str, Any], title: str) -> "Table":
         table.add_column(f"r={radius}", justify="right")
     table.add_column("ACR", justify="right")
     table.add_column("abstained", justify="right")
-    table.add_row(
-        f"{result['inputs']:,}",
-        *(f"{share:.1%}" for share in result["certified_accuracy"].values()),
-        f"{result['acr']:.4f}",
-        f"{result['abstained']:.1%}",
-    )
+    total = result["inputs"]
+    # A share is a count over the inputs, and the report's rule is about counts: 100.0 only if it is all.
+    accuracies = [percent_of(round(share * total), total) for share in result["certified_accuracy"].values()]
+    abstained = percent_of(round(result["abstained"] * total), total)
+    table.add_row(f"{total:,}", *(f"{text}%" for text in accuracies), f"{result['acr']:.4f}", f"{abstained}%")
     return table

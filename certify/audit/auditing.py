@@ -75,8 +75,9 @@ def audit_folder(folder: Path) -> AuditReport:
             found.add(index, "duplicate row", f"{times} rows", "one certificate for every input")
     for row in run.rows:
         checker.check(row, spec, found)
-    exports = check_exports(run, found)
-    _note_gaps(run, spec, found)
+    missing = set(spec.planned) - {row.index for row in run.rows}
+    exports = check_exports(run, found, partial=bool(missing))
+    _note_gaps(run, spec, missing, found)
     return AuditReport(
         run=run,
         spec=spec,
@@ -88,12 +89,10 @@ def audit_folder(folder: Path) -> AuditReport:
     )
 
 
-def _note_gaps(run: RawRun, spec: RunSpec, found: Findings) -> None:
-    done = {row.index for row in run.rows}
+def _note_gaps(run: RawRun, spec: RunSpec, missing: set[int], found: Findings) -> None:
     shard = run.config["settings"].get("shard")
     if shard is not None:
         found.note(f"this is one shard of the run, {shard!r} (position, number of shards), and not the whole")
-    missing = set(spec.planned) - done
     if missing:
         found.note(
             f"partial: {len(missing)} of {len(set(spec.planned))} planned inputs have no certificate "

@@ -13,8 +13,8 @@ from certify.audit.folder import RawRow
 from certify.datasets.base import Dataset
 
 
-def _torch_streams(identity: dict[str, Any]) -> None:
-    """Refuse unless torch's own random streams are those of the run: they differ by device kind and by release."""
+def _torch_streams(identity: dict[str, Any]) -> torch.device:
+    """Return a device with the run's random streams: torch's differ by release, device kind and model of the GPU."""
     recorded, here = identity.get("torch_version"), torch.__version__
     if recorded != here:
         raise AuditError(
@@ -28,10 +28,27 @@ def _torch_streams(identity: dict[str, Any]) -> None:
             f"noise version torch-block-v1 can be drawn again only on the device kind that drew it: the run used "
             f"{kind!r}, this machine has {' and '.join(available)}"
         )
+    return torch.device("cpu") if kind == "cpu" else _same_gpu(identity.get("device_name"))
 
 
-NOISE_VERSIONS: dict[str, Callable[[dict[str, Any]], None]] = {"torch-block-v1": _torch_streams}
-"""Noise version -> check that this machine draws the same noise; a new version is one row."""
+def _same_gpu(recorded: object) -> torch.device:
+    """Return a GPU of the recorded name: how many samples a kernel draws at once depends on its multiprocessors."""
+    if not isinstance(recorded, str) or not recorded:
+        raise AuditError(
+            "noise of a GPU can be drawn again only on the same model of GPU, which run.json must name (device_name), "
+            f"got {recorded!r}"
+        )
+    here = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    if recorded not in here:
+        raise AuditError(
+            f"noise version torch-block-v1 can be drawn again only on the model of GPU that drew it: the run used "
+            f"{recorded!r}, this machine has {', '.join(map(repr, here)) or 'none'}"
+        )
+    return torch.device("cuda", here.index(recorded))
+
+
+NOISE_VERSIONS: dict[str, Callable[[dict[str, Any]], torch.device]] = {"torch-block-v1": _torch_streams}
+"""Noise version -> the device that draws the same noise, or an error; a new version is one row."""
 
 
 def check_machine(identity: dict[str, Any]) -> torch.device:
@@ -44,8 +61,7 @@ def check_machine(identity: dict[str, Any]) -> torch.device:
     check = NOISE_VERSIONS.get(version) if isinstance(version, str) else None
     if check is None:
         raise AuditError(f"noise version must be one of {', '.join(NOISE_VERSIONS)} to be replayed, got {version!r}")
-    check(identity)
-    return torch.device(str(identity["device_kind"]))
+    return check(identity)
 
 
 def check_digest(what: str, recorded: object, here: str, options: str) -> None:
@@ -58,6 +74,20 @@ def check_digest(what: str, recorded: object, here: str, options: str) -> None:
         raise AuditError(
             f"the {what} must be that of the run: run.json has the digest {recorded}, what was loaded has {here}; "
             f"no vote was drawn. If the original lies elsewhere, name it by {options}"
+        )
+
+
+def check_transform(identity: dict[str, Any], here: str | None) -> None:
+    """Refuse a model that resizes and crops otherwise than that of the run; runs that did not record it pass.
+
+    Raises:
+        AuditError: If it does.
+    """
+    recorded = identity.get("transform", here)
+    if recorded != here:
+        raise AuditError(
+            f"the model must resize and crop as in the run: run.json has {recorded!r}, what was loaded has {here!r}; no "
+            "vote was drawn"
         )
 
 

@@ -14,12 +14,13 @@ from torch import Tensor
 from certify.audit import fields
 from certify.audit.findings import AuditError, Findings, Mismatch
 from certify.audit.folder import RawRow, RawRun
-from certify.audit.identity import check_digest, check_inputs, check_machine
+from certify.audit.identity import check_digest, check_inputs, check_machine, check_transform
 from certify.audit.neartie import NearTie, explained
 from certify.audit.recount import Recount, recount
 from certify.audit.spec import RunSpec
 from certify.datasets import load_dataset
 from certify.models import load_model
+from certify.models.base import transform_text
 from smoothing.distributions.table import rebuild_law
 from smoothing.estimators.base import Phase
 from smoothing.forward import Forward, ForwardSettings
@@ -140,6 +141,7 @@ def replay(
         trust_pickle=options.trust_pickle,
     )
     check_digest("model", identity.get("model_digest"), model.digest, "--model")
+    check_transform(identity, transform_text(model.transform))
     data = load_dataset(
         options.data or _required(settings, "data"),
         root=options.data_root or settings.get("data_root"),

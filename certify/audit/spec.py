@@ -103,6 +103,9 @@ def read_spec(run: RawRun) -> RunSpec:
     planned = fields.integers(settings.get("indices"))
     if planned is None:
         reader.refuse("settings.indices", "a list of integers", settings.get("indices"))
+    for key in ("device_name", "transform"):  # runs of earlier versions have neither
+        if identity.get(key) is not None:
+            reader.text(identity, key)
     norm = reader.text(identity, "norm")
     source = None if identity.get("convert_from") is None else reader.text(identity, "convert_from")
     return RunSpec(

@@ -57,9 +57,10 @@ def report(
     """Report certified accuracy by radius, ACR and abstention of one or several runs.
 
     Reads run folders and the tab-separated logs of published codes alike, and
-    sets them side by side. Certified accuracy at r is the share of all test
-    inputs with the right class and a certified radius of at least r. Intervals
-    are over the inputs; alpha, the probability that a certificate is false, is
+    sets them side by side. Certified accuracy at r is the share of the
+    inputs of a run with the right class and a certified radius of at least r;
+    where these are a selection from the data set, that is stated. Intervals are
+    over the inputs; alpha, the probability that a certificate is false, is
     stated apart, per input and over all inputs.
 
     Writes table.md, table.csv, table.tex, certified_accuracy.png and .pdf, and

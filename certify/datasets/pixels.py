@@ -25,7 +25,8 @@ def decode_rgb(file: bytes | Path, where: str) -> Any:
     try:
         with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
             # Pillow would clip these to 255 on the way to RGB and return a picture that is wrong without a sound.
-            if image.mode[0] in "IF":
+            # Pillow opens 16-bit colour as 8-bit and drops the low byte; only its decoder's arguments tell.
+            if image.mode[0] in "IF" or ";16" in str(image.tile):
                 raise DatasetError(f"{where}: images must have 8 bits per channel, got PIL mode {image.mode}")
             return image.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # SyntaxError: broken PNG

@@ -236,7 +236,7 @@ class _Walk:
         pieces: list[str | bytes] = []
         for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
             try:
-                pass
+                pieces += [name, self.of(cell.cell_contents)]
             except ValueError:  # not filled yet
                 pieces += [name, "empty"]
         return pieces

@@ -19,11 +19,14 @@ from certify.report.wording import (
     confidence_text,
     inputs_text,
     interval_caption,
+    invalid_sentences,
     marked_name,
     mean_interval,
     mean_text,
     norm_text,
     number,
+    over_sentence,
+    over_text,
     percent,
     percent_bound,
     percent_interval,
@@ -101,6 +104,7 @@ def _context(
         "version": __version__,
         "names": [certified.name for certified in sets],
         "notices": [marked_name(certified) for certified in sets if certified.notice],
+        "invalid": invalid_sentences(sets),
         "caption": table_caption(sets),
         "interval_caption": interval_caption(table.confidence),
         "confidence": confidence_text(table.confidence),
@@ -153,7 +157,7 @@ def _claim_details(source: Source, run: Run) -> str:
     certified, identity = source.certified, run.identity
     converted = f", converted from {identity['convert_from']}" if identity.get("convert_from") else ""
     return (
-        f"{marked_name(certified)}: {len(certified)} inputs of {run.config['settings']['data']} ({identity['split']}); "
+        f"{marked_name(certified)}: {over_text(certified)} of {run.config['settings']['data']} ({identity['split']}); "
         f"alpha = {certified.alpha:g}; norm {certified.norm}{converted}; law {certified.law}; f = "
         f"{run.config['settings'].get('model')} at precision {identity['precision']}, model digest "
         f"{str(identity['model_digest'])[:16]}; n0 = {certified.n0} selection votes, n = {certified.n} "
@@ -210,7 +214,8 @@ def _figures(table: CertifiedTable, envelope: bool) -> list[InlineFigure]:
         _inline(
             curve_figure(sets, envelope=envelope, confidence=table.confidence),
             f"Certified accuracy falling with the radius. {curve}.",
-            "Certified accuracy against radius: it falls exactly at the certified radii, and ends where none is left.",
+            "Certified accuracy against radius: it falls exactly at the certified radii, and ends where none is left. "
+            f"The inputs: {over_sentence(sets)}.",
         ),
         _inline(
             outcome_bars(sets),

@@ -214,7 +214,10 @@ def _just_beyond(x: Float64[ndarray, " steps"]) -> Float64[ndarray, " steps"]:
 def _legend_text(certified: CertifiedSet) -> str:
     part = "" if certified.complete else "PARTIAL, "
     acr = mean_text(average_certified_radius(certified))
-    return f"{_short(certified.name, 40)} ({part}{inputs_text(certified)} inputs, ACR {acr})"
+    inputs = inputs_text(certified)
+    if certified.complete and certified.data_size is not None:
+        inputs = "all " + inputs if len(certified) == certified.data_size else f"{inputs} of the {certified.data_size}"
+    return f"{_short(certified.name, 40)} ({part}{inputs} inputs, ACR {acr})"
 
 
 def _add_legend(ax: "Axes", handles: Sequence[Any], labels: Sequence[str], title: str) -> None:

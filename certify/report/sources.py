@@ -13,7 +13,9 @@ import numpy as np
 from certify.errors import CertifyError, UsageError
 from certify.journal import FILE_NAME as JOURNAL_FILE
 from certify.metrics import ABSTAINED, CertifiedSet
-from certify.rundir import RUN_FILE, TSV_COLUMNS, Run, read_run
+from certify.report.wording import selection_text
+from certify.rundir import RUN_FILE, TSV_COLUMNS, Run, read_config, read_run
+from smoothing.errors import SmoothingError
 
 _NEEDED = (
     "model_digest",
@@ -28,6 +30,8 @@ _NEEDED = (
     "device_kind",
     "torch_version",
 )
+_OPTIONAL = ("device_name", "transform")
+"""Text or null; runs of earlier versions have none."""
 
 
 @dataclass(frozen=True)
@@ -100,20 +104,61 @@ def read_run_source(folder: Path) -> Source:
         raise CertifyError(
             f"{folder} holds the shards of a run that were not joined yet: run `certify merge {folder}` first"
         )
+    known = _read_known(folder)
+    run = _read_rows(folder)
+    if not run.rows:
+        raise CertifyError(f"{folder}: no input of this run is finished yet; repeat the command that made it")
+    return Source(folder, _from_run(run, known), run)
+
+
+def _read_known(folder: Path) -> dict[str, Any]:
+    """Return what `run.json` says of a set of certificates; whatever is wrong here is wrong there."""
+    config = read_config(folder)
+    identity, settings = config["identity"], config["settings"]
+    missing = [f"identity.{key}" for key in _NEEDED if key not in identity]
+    missing += [f"settings.{key}" for key in ("data", "indices") if key not in settings]
+    if missing:
+        raise CertifyError(f"{folder / RUN_FILE} is damaged: it lacks {', '.join(missing)}")
+    for key in _OPTIONAL:
+        if not isinstance(identity.get(key), str | None):
+            raise CertifyError(
+                f"{folder / RUN_FILE} is damaged: identity.{key} must be text or null, got {identity[key]!r}"
+            )
     try:
-        run = read_run(folder)
-        missing = [f"identity.{key}" for key in _NEEDED if key not in run.identity]
-        missing += ["settings.data"] if "data" not in run.config["settings"] else []
-        if missing:
-            raise CertifyError(f"{folder / RUN_FILE} is damaged: it lacks {', '.join(missing)}")
-        if not run.rows:
-            raise CertifyError(f"{folder}: no input of this run is finished yet; repeat the command that made it")
-        certified = _from_run(run)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, CertifyError):
-            raise
+        law, estimator, shard, size = (
+            identity["law"],
+            identity["estimator"],
+            settings.get("shard"),
+            settings.get("data_size"),
+        )
+        return {
+            "planned": frozenset(int(index) for index in settings["indices"]),
+            "shard": None if shard is None or int(shard[1]) == 1 else (int(shard[0]), int(shard[1])),
+            "sigma": None if law["sigma"] is None else float(law["sigma"]),
+            "law": law_text(law),
+            "norm": str(identity["norm"]),
+            "alpha": float(estimator["alpha"]),
+            "n0": int(estimator["n0"]),
+            "n": int(estimator["n"]),
+            "data_digest": str(identity["data_digest"]),
+            "data_size": None if size is None else int(size),
+            "split": str(identity["split"]),
+        }
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise CertifyError(f"{folder / RUN_FILE} is damaged: {type(error).__name__} {error}") from None
-    return Source(folder, certified, run)
+
+
+def _read_rows(folder: Path) -> Run:
+    """Read the run after `run.json` was found to be in order: what is wrong now is wrong in the journal."""
+    journal = folder / JOURNAL_FILE
+    try:
+        return read_run(folder)
+    except SmoothingError as error:
+        if str(folder) in str(error):
+            raise
+        raise CertifyError(f"{journal}: {error}") from None
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise CertifyError(f"{journal} is damaged: {type(error).__name__} {error}") from None
 
 
 def law_text(law: dict[str, Any]) -> str:
@@ -122,37 +167,42 @@ def law_text(law: dict[str, Any]) -> str:
     return f"{law['name']}({', '.join(f'{key}={value:g}' for key, value in parameters.items() if value is not None)})"
 
 
-def _from_run(run: Run) -> CertifiedSet:
-    identity, settings = run.identity, run.config["settings"]
-    law, estimator = identity["law"], identity["estimator"]
-    expected = (float(estimator["alpha"]), str(identity["norm"]), law)
+def _from_run(run: Run, known: dict[str, Any]) -> CertifiedSet:
+    expected = (known["alpha"], known["norm"], run.identity["law"])
     for row in run.rows:
         if (row.certificate.alpha, str(row.certificate.norm), row.certificate.law) != expected:
             raise CertifyError(
                 f"{run.folder}: the certificate of input {row.index} has another alpha, norm or law than {RUN_FILE}; "
                 f"run `certify audit {run.folder}`"
             )
-    shard = settings.get("shard")
-    return CertifiedSet(
-        name=run.folder.resolve().name,
-        idx=np.array([row.index for row in run.rows], dtype=np.int64),
-        label=np.array([row.label for row in run.rows], dtype=np.int64),
-        predict=np.array([row.predict for row in run.rows], dtype=np.int64),
-        radius=np.array([row.radius for row in run.rows], dtype=np.float64),
-        correct=np.array([row.correct for row in run.rows], dtype=np.bool_),
-        seconds=np.array([row.seconds for row in run.rows], dtype=np.float64),
-        kind="run",
-        # A folder may hold inputs beyond those that the latest command asked for; they belong to the run all the same.
-        planned=len(set(run.planned) | {row.index for row in run.rows}),
-        shard=None if shard is None or int(shard[1]) == 1 else (int(shard[0]), int(shard[1])),
-        sigma=None if law["sigma"] is None else float(law["sigma"]),
-        law=law_text(law),
-        norm=str(identity["norm"]),
-        alpha=float(estimator["alpha"]),
-        n0=int(estimator["n0"]),
-        n=int(estimator["n"]),
-        data_digest=str(identity["data_digest"]),
-    )
+    # A folder may hold inputs beyond those that the latest command asked for; they belong to the run all the same.
+    planned = sorted(known["planned"] | {row.index for row in run.rows})
+    size = known["data_size"]
+    if size is not None and not 0 <= planned[0] <= planned[-1] < size:
+        raise CertifyError(
+            f"{run.folder}: {RUN_FILE} says that the data set has {size} inputs, but there is input "
+            f"{planned[0] if planned[0] < 0 else planned[-1]} in it or in {JOURNAL_FILE}; run `certify audit {run.folder}`"
+        )
+    selection = None if size is None else selection_text(planned, size, known["shard"])
+    invalid = [row.certificate.invalid for row in run.rows]
+    try:
+        return CertifiedSet(
+            name=run.folder.resolve().name,
+            idx=np.array([row.index for row in run.rows], dtype=np.int64),
+            label=np.array([row.label for row in run.rows], dtype=np.int64),
+            predict=np.array([row.predict for row in run.rows], dtype=np.int64),
+            radius=np.array([row.radius for row in run.rows], dtype=np.float64),
+            correct=np.array([row.correct for row in run.rows], dtype=np.bool_),
+            seconds=np.array([row.seconds for row in run.rows], dtype=np.float64),
+            kind="run",
+            selection=selection,
+            invalid_votes=sum(invalid),
+            invalid_inputs=sum(count > 0 for count in invalid),
+            **{**known, "planned": len(planned)},
+        )
+    except (UsageError, TypeError, ValueError, OverflowError) as error:
+        # The numbers of the rows come from the journal alone.
+        raise CertifyError(f"{run.folder / JOURNAL_FILE} is damaged: {error}") from None
 
 
 def read_log(path: Path) -> CertifiedSet:

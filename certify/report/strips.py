@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from jaxtyping import Float, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from certify.errors import DatasetError
+from certify.errors import DatasetError, ModelError
 from certify.metrics import ABSTAINED
 from certify.rundir import Row, Run
 from smoothing.errors import SmoothingError
@@ -69,7 +70,8 @@ def make_strips(run: Run, limit: int) -> Strips:
     """Return strips of up to `limit` inputs: wrong ones first, then abstained ones, then the smallest radii.
 
     The data set is loaded again, and used only if it is the one of the run: its digest, and the SHA-256 of each input,
-    must be those that were recorded. Where it cannot be loaded the note says so, and there are no strips.
+    must be those that were recorded. Where the model brought its own resizing, that is built again from its recorded
+    text, without the model. Where it cannot be loaded the note says so, and there are no strips.
     """
     rows = failures_first(run.rows)[:limit]
     try:
@@ -101,7 +103,12 @@ def _load_inputs(run: Run, rows: list[Row]) -> list[Float[Tensor, "..."]]:
     from certify.runner import input_digest
 
     identity, settings = run.identity, run.config["settings"]
-    data = load_dataset(str(settings["data"]), root=settings.get("data_root"), split=str(identity["split"]))
+    data = load_dataset(
+        str(settings["data"]),
+        root=settings.get("data_root"),
+        split=str(identity["split"]),
+        transform=_transform(identity.get("transform")),
+    )
     if data.digest() != identity["data_digest"]:
         raise DatasetError(
             f"the data set {settings['data']} found here is not the one of the run (digest {data.digest()[:12]}, "
@@ -117,6 +124,18 @@ def _load_inputs(run: Run, rows: list[Row]) -> list[Float[Tensor, "..."]]:
     return inputs
 
 
+def _transform(text: str | None) -> Callable[[Any], Any] | None:
+    from certify.models.transforms import rebuild_transform
+
+    if text is None:
+        return None
+    try:
+        transform: Callable[[Any], Any] = rebuild_transform(text)
+    except ModelError:
+        return None  # one that only its model can make; inputs that it changed are found out by their SHA-256
+    return transform
+
+
 class _NoisySamples:
     """Draws an input's first estimation samples again, and says whether they are really the ones that were counted."""
 
@@ -127,13 +146,16 @@ class _NoisySamples:
         kind = str(identity["device_kind"])
         self.device = torch.device("cuda" if kind == "cuda" and torch.cuda.is_available() else "cpu")
         recorded = (str(identity["noise_version"]), kind, str(identity["torch_version"]))
-        self.exact = recorded == (NOISE_VERSION, self.device.type, torch.__version__)
+        # A GPU's noise depends on its model; where that is not recorded it cannot be called the same.
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else None
+        same_device = name is None or name == identity.get("device_name")
+        self.exact = same_device and recorded == (NOISE_VERSION, self.device.type, torch.__version__)
         if self.exact:
             self.note = "The noisy images are the first samples whose votes were counted for the radius."
         else:
             self.note = (
                 f"The noisy images are drawn by the same law, but are not the samples of the run, which were drawn as "
-                f"{recorded[0]} on {kind} by torch {recorded[2]}."
+                f"{recorded[0]} on {identity.get('device_name') or kind} by torch {recorded[2]}."
             )
         self._generator = torch.Generator(device=self.device)
 

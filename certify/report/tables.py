@@ -25,6 +25,7 @@ from certify.report.wording import (
     alpha_sentences,
     inputs_text,
     interval_caption,
+    invalid_sentences,
     marked_name,
     mean_interval,
     mean_text,
@@ -84,12 +85,16 @@ class CertifiedTable:
         shown = [percent_interval(share) for share in row.accuracies]
         return [marked_name(row.certified), "", *shown, mean_interval(row.acr), percent_interval(row.abstention)]
 
+    def notes(self) -> list[str]:
+        """Return what belongs below the table: the alphas, and invalid votes where there are any."""
+        return [*alpha_sentences(self.sets), *invalid_sentences(self.sets)]
+
     def to_markdown(self) -> str:
         """Return the table, its intervals and what they do not say, as Markdown."""
-        notes = [f"- {markdown_escape(sentence)}" for sentence in alpha_sentences(self.sets)]
+        notes = [f"- {markdown_escape(sentence)}" for sentence in self.notes()]
         return "\n".join(
             [
-                table_caption(self.sets),
+                markdown_escape(table_caption(self.sets)),
                 "",
                 *markdown_table(self.header(), [self.cells(row) for row in self.rows]),
                 "",
@@ -113,7 +118,7 @@ class CertifiedTable:
 
     def to_latex(self) -> str:
         """Return two `table` environments for the package booktabs: the numbers, and their intervals."""
-        notes = " ".join(alpha_sentences(self.sets))
+        notes = " ".join(self.notes())
         return "\n".join(
             [
                 "% needs \\usepackage{booktabs}",
@@ -152,6 +157,9 @@ class CertifiedTable:
             "kind": certified.kind,
             "inputs": len(certified),
             "planned": certified.planned,
+            "data_size": certified.data_size,
+            "split": certified.split,
+            "selection": certified.selection,
             "complete": certified.complete,
             "notice": certified.notice,
             "law": certified.law,
@@ -161,6 +169,8 @@ class CertifiedTable:
             "n": certified.n,
             "alpha": certified.alpha,
             "alpha_over_all_inputs": None if certified.alpha is None else certified.alpha * len(certified),
+            "invalid_votes": certified.invalid_votes,
+            "invalid_inputs": certified.invalid_inputs,
             "accuracy": _share(row.accuracy),
             "acr": {"value": row.acr.value, "low": row.acr.low, "high": row.acr.high},
             "abstention": _share(row.abstention),

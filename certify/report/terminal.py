@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from certify.report.paired import PairedComparison
 from certify.report.tables import CertifiedTable
-from certify.report.wording import ENVELOPE_CAVEAT, alpha_sentences, interval_caption, table_caption
+from certify.report.wording import ENVELOPE_CAVEAT, interval_caption, table_caption
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -53,7 +53,7 @@ def print_table(console: "Console", table: CertifiedTable) -> None:
         console.print(shown)
         console.print()
     notes = [table_caption(table.sets), f"Below each number: {interval_caption(table.confidence)}"]
-    for sentence in [*notes, *alpha_sentences(table.sets)]:
+    for sentence in [*notes, *table.notes()]:
         console.print(Text(sentence, style="dim"))
 
 

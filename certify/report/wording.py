@@ -93,7 +93,7 @@ def _alpha_sentence(certified: CertifiedSet, alpha: float) -> str:
     union = f", and the probability that any is false is at most {expected:f}" if expected < 1 else ""
     return (
         f"{certified.name}: per input, a certificate is false with probability at most alpha = {alpha:g}, over the "
-        f"noise; over all {inputs} inputs, at most N alpha = {expected:f} false ones are expected{union}."
+        f"noise; over these {inputs} inputs, at most N alpha = {expected:f} false ones are expected{union}."
     )
 
 
@@ -102,6 +102,56 @@ def inputs_text(certified: CertifiedSet) -> str:
     if certified.planned is not None and len(certified) < certified.planned:
         return f"{len(certified)} of {certified.planned}"
     return str(len(certified))
+
+
+def invalid_sentences(sets: Sequence[CertifiedSet]) -> list[str]:
+    """Say how many votes were invalid: a sentence per run that has any, which is a reason to look at its model."""
+    return [
+        f"{certified.name}: {certified.invalid_votes:,} invalid vote{'s' if certified.invalid_votes > 1 else ''} (non-finite scores or labels outside the classes), "
+        f"on {certified.invalid_inputs:,} of {len(certified):,} inputs; each counts against every class."
+        for certified in sets
+        if certified.invalid_votes
+    ]
+
+
+def over_text(certified: CertifiedSet) -> str:
+    """Return which inputs the numbers are over: all of a data set, or a selection and which one."""
+    count = len(certified)
+    if certified.data_size is None:
+        where = "the log" if certified.kind == "log" else "the run"
+        return f"the {count} inputs in {where} (not recorded: how many the data set has)"
+    kind = {"test": "test ", "train": "training "}.get(certified.split or "", "")
+    remarks = [] if certified.selection is None else [certified.selection]
+    if certified.planned is not None and count < certified.planned:
+        remarks.append(f"so far, of {certified.planned} planned")
+    if count == certified.data_size:
+        return f"all {count} {kind}inputs"
+    return f"{count} of the {certified.data_size} {kind}inputs" + (f" ({'; '.join(remarks)})" if remarks else "")
+
+
+def over_sentence(sets: Sequence[CertifiedSet]) -> str:
+    """Return `over_text` of all sets, said once for those that share it."""
+    grouped: dict[str, list[str]] = {}
+    for certified in sets:
+        grouped.setdefault(over_text(certified), []).append(certified.name)
+    if len(grouped) == 1:
+        return next(iter(grouped))
+    return "; ".join(f"{', '.join(names)}: {text}" for text, names in grouped.items())
+
+
+def selection_text(indices: Sequence[int], data_size: int, shard: tuple[int, int] | None = None) -> str | None:
+    """Say which of the inputs 0..data_size - 1 the ascending `indices` are; None for all of them."""
+    if len(indices) == data_size:
+        return None
+    if shard is not None:
+        return f"shard {shard[0]} of {shard[1]}"
+    if list(indices) == list(range(len(indices))):
+        return f"the first {len(indices)}" if len(indices) > 1 else "the first"
+    step = indices[1] - indices[0] if len(indices) > 1 else 0
+    # Only if it goes on to both ends: every 20th of a part is more than "every 20th".
+    if step > 1 and indices[0] < step and list(indices) == list(range(indices[0], data_size, step)):
+        return f"every {_ordinal(step)}"
+    return "the selection asked for"
 
 
 def norm_text(sets: Sequence[CertifiedSet]) -> str:
@@ -113,14 +163,10 @@ def table_caption(sets: Sequence[CertifiedSet]) -> str:
     """Say what the cells of the table are."""
     norm = norm_text(sets)
     radius = f"{norm} radius" if norm else "radius (the logs name no norm)"
-    if any(not certified.complete for certified in sets):
-        over = "all test inputs (only the finished ones where a source is marked as a part)"
-    else:
-        over = "all test inputs"
     return (
-        f"Certified accuracy in % at r: the share of {over} with the right class and a certified {radius} of at least "
+        f"Certified accuracy in % at r: the share of inputs with the right class and a certified {radius} of at least "
         "r (input units). An input that is wrong or abstained counts as not certified. ACR is the mean radius over the "
-        "same inputs, 0 where wrong or abstained."
+        f"same inputs, 0 where wrong or abstained. The inputs: {over_sentence(sets)}."
     )
 
 
@@ -130,6 +176,11 @@ def interval_caption(confidence: float) -> str:
         f"{confidence_text(confidence)} confidence intervals over the inputs, each by itself: exact (Clopper-Pearson) "
         "for shares, Student's t for ACR. They take the certificates as true; alpha is stated apart."
     )
+
+
+def _ordinal(number: int) -> str:
+    suffix = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{suffix}"
 
 
 def _percent(value: float, rounding: str) -> str:

@@ -51,8 +51,8 @@ class ExpInf(SmoothingDistribution):
     """
 
     scale: float | None = None
-    k: float | None = None
-    j: float = 0.0
+    k: float | int | None = None
+    j: float | int = 0.0
 
     name: ClassVar[str] = "exp_inf"
     norms: ClassVar[frozenset[Norm]] = frozenset({Norm.L1, Norm.LINF})

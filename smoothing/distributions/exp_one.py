@@ -48,7 +48,7 @@ class Exp1(SmoothingDistribution):
     """
 
     scale: float | None = None
-    k: float | None = None
+    k: float | int | None = None
 
     name: ClassVar[str] = "exp_one"
     norms: ClassVar[frozenset[Norm]] = frozenset({Norm.L1, Norm.LINF})

@@ -44,7 +44,7 @@ class Expp(SmoothingDistribution):
     """
 
     scale: float | None = None
-    p: float | None = None
+    p: float | int | None = None
 
     name: ClassVar[str] = "exp_p"
     norms: ClassVar[frozenset[Norm]] = frozenset({Norm.L1})

@@ -63,7 +63,7 @@ class Exp2Profile(SphericalProfile):
     def cumulative(self, r: Array) -> tuple[Array, Array]:
         """Return both tails of the gamma law."""
         g = r**self.k
-        return gammainc(self._shape, g), gammaincc(self._shape, g)
+        return np.asarray(gammainc(self._shape, g), np.float64), np.asarray(gammaincc(self._shape, g), np.float64)
 
     def quantile(self, q: float, *, upper: bool) -> float:
         """Return a quantile of |x|."""

@@ -44,7 +44,7 @@ class Pareto(SmoothingDistribution):
     """
 
     scale: float | None = None
-    a: float | None = None
+    a: float | int | None = None
 
     name: ClassVar[str] = "pareto"
     norms: ClassVar[frozenset[Norm]] = frozenset({Norm.L1})

@@ -42,7 +42,7 @@ class PowInf(SmoothingDistribution):
     """
 
     scale: float | None = None
-    a: float | None = None
+    a: float | int | None = None
 
     name: ClassVar[str] = "pow_inf"
     norms: ClassVar[frozenset[Norm]] = frozenset({Norm.L1, Norm.LINF})
@@ -85,7 +85,7 @@ class PowInf(SmoothingDistribution):
         """Draw a point on the unit cube's surface and r / scale of the beta prime law (d, a - d); see the base class."""
         d, scale, a = self._values
         points = cube_direction(n, self.shape, generator, device, dtype)
-        return scale_rows(points, beta_prime(d, a - d, n, generator, device).mul_(scale)).to(dtype)
+        return scale_rows(points, beta_prime(float(d), a - d, n, generator, device).mul_(scale)).to(dtype)
 
     def log_density(self, noise: Float[Tensor, "n *shape"]) -> Float64[Tensor, " n"]:
         """Return -a log(1 + r / scale), less the log of d 2^d scale^d B(d, a - d)."""

@@ -33,13 +33,9 @@ from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
-from jaxtyping import Float64
-from numpy import ndarray
 from scipy.special import betainc, betaln, gammaln
 
-from smoothing.radius.spherical import SphericalProfile
-
-Array = Float64[ndarray, "..."]
+from smoothing.radius.spherical import Array, SphericalProfile
 
 SPECIAL_SLACK = 2e-11
 """Relative allowance for gammainc, gammaincc and betainc; their measured errors are below 1e-12 in the ranges used."""
@@ -51,7 +47,7 @@ _ROUNDS = 40
 _TAIL = 1e-20
 _LEAST_FAILURE = 1e-13
 _FIRST_LENGTH = 1e-6
-_FINE_NODES = 1000
+_FINE_NODES = 1400
 
 
 @dataclass(frozen=True)
@@ -96,17 +92,9 @@ class Caps:
 
     def density(self, lower: Array, upper: Array) -> tuple[Array, Array]:
         """Return bounds on the derivative of I_V for V in [lower, upper], where it exists."""
-        a = self.shape
-        log_norm = float(betaln(a, a))
-
-        def at(v: Array) -> Array:
-            with np.errstate(divide="ignore", invalid="ignore"):
-                value = np.exp((a - 1) * (np.log(v) + np.log1p(-v)) - log_norm)
-            return np.where((v <= 0) | (v >= 1), 0.0 if a > 1 else (1.0 if a == 1 else np.inf), value)
-
-        ends = at(np.clip(lower, 0.0, 1.0)), at(np.clip(upper, 0.0, 1.0))
+        ends = _beta_density(self.shape, np.clip(lower, 0.0, 1.0)), _beta_density(self.shape, np.clip(upper, 0.0, 1.0))
         low, high = np.minimum(*ends), np.maximum(*ends)
-        middle = at(np.full_like(lower, 0.5))
+        middle = _beta_density(self.shape, np.full_like(lower, 0.5))
         inside = (lower < 0.5) & (upper > 0.5)
         low, high = np.where(inside, np.minimum(low, middle), low), np.where(inside, np.maximum(high, middle), high)
         # Outside [0, 1] the share is constant.
@@ -179,19 +167,27 @@ class Caps:
         one jumps from m to M once.
         """
         profile = self.profile
-
-        def log_density(y: Array) -> Array:
-            return np.asarray(profile.dimension * y - profile.potential(np.exp(y)))
-
-        ends = log_density(y0), log_density(y1)
+        ends = _log_density(profile, y0), _log_density(profile, y1)
         mode = math.log(profile.mode())
         top = np.maximum(*ends)
         # Wider by far than the error of the mode.
         around = (y0 - 1e-8 < mode) & (mode < y1 + 1e-8)
-        peak = float(log_density(np.array([mode]))[0])
+        peak = float(_log_density(profile, np.array([mode]))[0])
         top = np.where(around, np.maximum(top, peak), top)
         ratio = np.exp(0.5 * (top - np.minimum(*ends)) + 1e-9)
         return 1 / (1 + ratio), ratio / (1 + ratio)
+
+
+def _log_density(profile: SphericalProfile, y: Array) -> Array:
+    """The log of the density of y = log |x|, up to a constant."""
+    return np.asarray(profile.dimension * y - profile.potential(np.exp(y)))
+
+
+def _beta_density(a: float, v: Array) -> Array:
+    """The density of the beta law with both parameters `a`, at v in [0, 1]; at the ends 0, 1 or infinity."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value = np.exp((a - 1) * (np.log(v) + np.log1p(-v)) - float(betaln(a, a)))
+    return np.where((v <= 0) | (v >= 1), 0.0 if a > 1 else (1.0 if a == 1 else np.inf), value)
 
 
 def _corners(first: tuple[Array, Array], second: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -234,7 +230,7 @@ def caps_from_below(profile: SphericalProfile, t: float, e: float, tolerance: fl
 
 
 @lru_cache(maxsize=64)
-def _edges(profile: SphericalProfile) -> Float64[ndarray, " m"]:
+def _edges(profile: SphericalProfile) -> Array:
     """Edges of the first cells in log r: quantiles, far into both tails."""
     tails = np.concatenate((10.0 ** np.arange(math.log10(_TAIL), -1.0, 1.0), np.linspace(0.1, 0.5, 13)))
     below = [profile.quantile(float(q), upper=False) for q in tails]
@@ -247,7 +243,7 @@ def _edges(profile: SphericalProfile) -> Float64[ndarray, " m"]:
 
 
 @lru_cache(maxsize=64)
-def _quadrature(profile: SphericalProfile) -> tuple[Float64[ndarray, " m"], Float64[ndarray, " m"]]:
+def _quadrature(profile: SphericalProfile) -> tuple[Array, Array]:
     """Nodes r and weights for estimates: Gauss-Legendre in the cells of `_edges`."""
     edges = _edges(profile)
     points, weights = np.polynomial.legendre.leggauss(8)
@@ -259,23 +255,22 @@ def _quadrature(profile: SphericalProfile) -> tuple[Float64[ndarray, " m"], Floa
     return r, density / density.sum()
 
 
+def _excess(t: float, profile: SphericalProfile, e: float) -> float:
+    return Caps(profile, -t, e).estimate(*_quadrature(profile)) - 0.5
+
+
 def neyman_pearson_threshold(profile: SphericalProfile, e: float, start: float) -> float:
     """Return about the t with q_v(S) = 1/2, that is C(-t, e) = 1/2; `start` is a first guess, positive."""
-    r, weights = _quadrature(profile)
-
-    def excess(t: float) -> float:
-        return Caps(profile, -t, e).estimate(r, weights) - 0.5
-
     low, high = 0.0, max(start, 1e-300)
     for _ in range(200):
-        if excess(high) >= 0:
+        if _excess(high, profile, e) >= 0:
             break
         low, high = high, 2 * high
     from scipy.optimize import brentq
 
-    if excess(low) >= 0:
+    if _excess(low, profile, e) >= 0:
         return low
-    root: float = brentq(excess, low, high, xtol=1e-13 * high, rtol=1e-10, maxiter=100)
+    root: float = brentq(_excess, low, high, (profile, e), xtol=1e-13 * high, rtol=1e-10, maxiter=100)
     return root
 
 
@@ -320,7 +315,7 @@ def _least_step(w: float, nodes: int, *, fine: bool) -> float:
     if w < 5e-7 or nodes > _FINE_NODES:
         return 0.03
     if not fine:
-        return 0.02 if w > 0.495 else 0.006
+        return 0.04 if w > 0.495 else 0.006
     return 0.004 if w > 1e-2 else 0.002
 
 
@@ -335,9 +330,9 @@ class LevelSetCurve:
         slope: Lower bound on 1 / Phi(1/2).
     """
 
-    e: Float64[ndarray, " m"]
-    w: Float64[ndarray, " m"]
-    kappa: Float64[ndarray, " m"]
+    e: Array
+    w: Array
+    kappa: Array
     slope: float
 
     @classmethod
@@ -371,13 +366,13 @@ class LevelSetCurve:
             step = min(max(step * min(1.5, max(target / max(gap, 1e-12), 0.5)), least), 0.5)
             e *= 1 + step
 
-    def radius(self, w: Float64[ndarray, "..."]) -> Float64[ndarray, "..."]:
+    def radius(self, w: Array) -> Array:
         """Return the proved radius for probabilities of at least 1 - w; 0 from w = 1/2 on, infinite at w = 0."""
         flat = np.asarray(w, dtype=np.float64).ravel()
         # The support is unbounded: a set of probability 1 keeps it after any shift.
         return np.where(flat > 0, self._radius(flat, depth=4), np.inf).reshape(np.shape(w))
 
-    def _radius(self, w: Float64[ndarray, " n"], depth: int) -> Float64[ndarray, " n"]:
+    def _radius(self, w: Array, depth: int) -> Array:
         result = np.maximum(0.5 - w, 0.0) * self.slope * (1 - 1e-15)
         if not len(self.e):
             return result

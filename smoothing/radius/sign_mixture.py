@@ -79,8 +79,8 @@ def signed_exponential_growth(dimension: int, k: float) -> GrowthIntegral:
 
     Along a vector v of signs the score of exp(-||z||_1^k) is W sum v_i sign(z_i); signs and r are independent. Given S = s,
     the set {Z >= t} is {W >= t / s}, whose probability and expectation of W are incomplete gamma functions, so that both
-    are finite sums over s. For large d, Z lies in clusters around the multiples of E W: thresholds are added where the bounds
-    differ most, rather than on a grid.
+    are finite sums over s. For large d, Z lies in clusters around the multiples of E W: thresholds are added where the
+    bounds differ most, rather than on a grid.
 
     Args:
         dimension: d, at least 2.

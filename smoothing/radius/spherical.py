@@ -3,10 +3,10 @@
 from abc import ABC, abstractmethod
 
 import numpy as np
-from jaxtyping import Float64
-from numpy import ndarray
+from numpy.typing import NDArray
 
-Array = Float64[ndarray, "..."]
+Array = NDArray[np.float64]
+"""float64 of any shape. Not a jaxtyping shape: these functions are called so often that checking it would dominate."""
 
 
 class SphericalProfile(ABC):

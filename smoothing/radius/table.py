@@ -102,7 +102,7 @@ def table_header(profile: SphericalProfile) -> str:
 
 def _read(path: Path, header: str) -> LevelSetCurve | None:
     try:
-        with np.load(path, allow_pickle=False) as data:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as data:
             if str(data["header"]) != header:
                 return None
             arrays = {name: np.asarray(data[name], dtype=np.float64) for name in _ARRAYS}
