@@ -3,14 +3,17 @@
 from smoothing.certificate import Certificate
 from smoothing.distributions import (
     Exp1,
+    Exp2,
     ExpInf,
     Expp,
     Gaussian,
     Laplace,
     Pareto,
+    Pow2,
     PowInf,
     SmoothingDistribution,
     Uniform,
+    UniformBall,
 )
 from smoothing.errors import ClassifierError, InvalidArgumentError, SmoothingError, UnsupportedNormError
 from smoothing.estimators import Estimate, Estimator, FixedEstimator, Phase, Status
@@ -27,6 +30,7 @@ __all__ = [
     "Estimate",
     "Estimator",
     "Exp1",
+    "Exp2",
     "ExpInf",
     "Expp",
     "FixedEstimator",
@@ -37,6 +41,7 @@ __all__ = [
     "Norm",
     "Pareto",
     "Phase",
+    "Pow2",
     "PowInf",
     "SmoothedClassifier",
     "SmoothingDistribution",
@@ -44,6 +49,7 @@ __all__ = [
     "Status",
     "ThreatModel",
     "Uniform",
+    "UniformBall",
     "UnsupportedNormError",
     "VoteRequest",
     "VoteSource",

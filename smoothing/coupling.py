@@ -61,6 +61,6 @@ def check_rows_are_independent(forward: Forward, law: SmoothingDistribution, x: 
     if different > allowed:
         raise ClassifierError(
             f"the classifier's output for an input must depend on that input alone, but {different} of {kept} rows changed "
-            "when the rest of the batch did: batch norm or dropout in training mode, statistics of the batch, or randomness? "
+            "when the rest of the batch did (batch norm or dropout in training mode, statistics of the batch, randomness?). "
             "Votes of such a classifier prove nothing; put every module in eval mode"
         )

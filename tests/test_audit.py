@@ -23,6 +23,7 @@ import torch
 from certify.audit import CHECKERS, AuditError, audit_folder, auditing
 from certify.audit.exact import context, lower_tail, upper_bound
 from certify.audit.fixed import FixedChecker, exact_radius
+from certify.audit.identity import check_machine
 from certify.audit.neartie import NearTie, explained
 from certify.audit.radii import GAUSSIAN, LAPLACE, UNIFORM, ExactLaw, conversion_factor, normal_quantile
 from certify.audit.recount import recount
@@ -35,7 +36,7 @@ from certify.runner import execute
 from certify.setup import RunOptions, prepare
 from smoothing import Gaussian, Laplace, Norm, SmoothingDistribution, Uniform
 from smoothing.certificate import issue_certificate
-from smoothing.distributions.table import LAWS
+from smoothing.distributions.table import LAWS, make_law
 from smoothing.errors import ClassifierError
 from smoothing.estimators import FixedEstimator, Phase
 from smoothing.forward import Forward, ForwardSettings
@@ -80,7 +81,9 @@ def config_of(
             "channels_last": False,
             "compile": False,
             "batch_size": 32,
+            "transform": None,
             "device_kind": "cpu",
+            "device_name": None,
             "torch_version": torch.__version__,
         },
         "settings": {
@@ -308,13 +311,26 @@ def test_the_human_report_says_how_many_were_checked_and_by_what(
     assert "at most 0.006" in text
 
 
-def test_every_law_has_a_checker_for_every_estimator() -> None:
-    assert {law for _, _, law in CHECKERS} == set(LAWS)
-    for law in (GAUSSIAN, LAPLACE, UNIFORM):
-        checker = CHECKERS["smoothing", "fixed", law.name]
-        assert isinstance(checker, FixedChecker)
-        assert checker.law is law
-        assert set(law.radii) == {str(norm) for norm in LAWS[law.name].norms}
+def test_a_law_without_a_checker_is_refused_and_never_passed(clean: Path) -> None:
+    checked = {law for _, _, law in CHECKERS}
+    assert {"gaussian", "laplace", "uniform"} <= checked <= set(LAWS)
+    for law in ("cauchy", *sorted(set(LAWS) - checked)):
+        identity("law.name", law)(clean)
+        with pytest.raises(AuditError, match=f"nothing can audit .* law '{law}'"):
+            audit_folder(clean)
+
+
+@pytest.mark.parametrize("law", [GAUSSIAN, LAPLACE, UNIFORM], ids=lambda law: law.name)
+def test_a_norm_is_derived_or_refused_and_never_passed(tmp_path: Path, law: ExactLaw) -> None:
+    checker = CHECKERS["smoothing", "fixed", law.name]
+    assert isinstance(checker, FixedChecker)
+    assert checker.law is law
+    proved = {str(norm) for norm in LAWS[law.name].norms}
+    assert set(law.radii) <= proved
+    for norm in sorted(proved - set(law.radii)):
+        folder = write_run(tmp_path / norm, make_law(law.name, SHAPE, sigma=0.5), Norm.parse(norm))
+        with pytest.raises(AuditError, match=f"derives no radius for {law.name} noise in norm '{norm}'"):
+            audit_folder(folder)
 
 
 def test_the_arithmetic_shares_no_code_with_what_it_checks() -> None:
@@ -553,6 +569,36 @@ def test_a_partial_run_passes_and_is_called_partial(tmp_path: Path, capsys: pyte
     assert "shard" in notes
 
 
+@pytest.mark.parametrize("name", ["certificates.tsv", "certificates.csv"])
+def test_rows_missing_from_an_export_are_a_note_only_while_the_run_is_partial(
+    clean: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    older = lines(name, lambda rows: rows[:-2])
+    older(clean)
+    code, report = run_json(clean, capsys=capsys)
+    assert (code, [(m["index"], m["rule"]) for m in report["mismatches"]]) == (
+        1,
+        [(9, "missing row"), (11, "missing row")],
+    )
+    config = json.loads((clean / "run.json").read_text())
+    config["settings"]["indices"] += [4]
+    (clean / "run.json").write_text(json.dumps(config))
+    code, report = run_json(clean, capsys=capsys)
+    assert (code, report["mismatches"], report["passed"]) == (0, [], True)
+    [note] = [note for note in report["notes"] if note.startswith(name)]
+    assert "older than the journal: 2 inputs with a certificate have no row in it (9, 11)" in note
+    # What an export does say must be right, whole run or not.
+    for tamper, found in (
+        (cell(name, 7, "radius", lambda text: "9.0"), (7, "radius")),
+        (lines(name, lambda rows: [*rows, rows[1].replace("0", "8", 1)]), (8, "extra row")),
+    ):
+        kept = (clean / name).read_bytes()
+        tamper(clean)
+        code, report = run_json(clean, capsys=capsys)
+        assert (code, [(m["index"], m["rule"]) for m in report["mismatches"]]) == (1, [found])
+        (clean / name).write_bytes(kept)
+
+
 def _edit_run(folder: Path, key: str, value: Any) -> None:
     config = json.loads((folder / "run.json").read_text())
     config[key] = value
@@ -582,6 +628,8 @@ UNAUDITABLE: list[tuple[str, Callable[[Path], Any], str]] = [
     ("parameter", identity("law.parameters", {"scale": 1.0}), "one positive parameter, sigma"),
     ("classes", identity("num_classes", 1), "num_classes must be"),
     ("seed", identity("seed", None), "seed must be"),
+    ("name of the device", identity("device_name", 3), "device_name must be text, got 3"),
+    ("resizing", identity("transform", ["crop"]), "transform must be text, got ['crop']"),
 ]
 
 
@@ -854,6 +902,12 @@ REFUSALS: list[tuple[str, Callable[[Path], None], tuple[str, ...], str]] = [
         "the run used 'tpu', this machine has cpu",
     ),
     (
+        "resizing",
+        lambda shop: identity("transform", "crop to 2")(shop / "run"),
+        (),
+        "the model must resize and crop as in the run: run.json has 'crop to 2', what was loaded has None",
+    ),
+    (
         "noise version",
         lambda shop: identity("noise_version", "philox-int-v1")(shop / "run"),
         (),
@@ -876,6 +930,45 @@ def test_what_votes_depend_on_is_compared_before_any_vote(
     monkeypatch.setattr("certify.audit.replaying.recount", lambda *_, **__: pytest.fail("a vote was drawn"))
     assert main(["audit", str(folder), "--indices", "4", *arguments]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_a_run_on_a_cpu_without_the_later_keys_is_replayed(workshop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = real_run(workshop)
+    config = json.loads((folder / "run.json").read_text())
+    assert config["identity"].pop("device_name") is None
+    assert config["identity"].pop("transform") is None
+    (folder / "run.json").write_text(json.dumps(config))
+    code, report = run_json(folder, "--replay", "1", capsys=capsys)
+    assert (code, report["passed"]) == (0, True)
+
+
+GPUS = ["Small GPU", "Large GPU"]
+
+
+@pytest.mark.parametrize(
+    ("recorded", "message"),
+    [
+        ({"device_name": "Small GPU"}, None),
+        ({"device_name": "Large GPU"}, None),
+        ({"device_name": "Other GPU"}, r"the run used 'Other GPU', this machine has 'Small GPU', 'Large GPU'"),
+        ({"device_name": None}, r"must name \(device_name\), got None"),
+        ({"device_name": ""}, r"must name \(device_name\), got ''"),
+        ({}, r"must name \(device_name\), got None"),
+    ],
+)
+def test_noise_of_a_gpu_is_drawn_again_only_on_a_gpu_of_that_name(
+    monkeypatch: pytest.MonkeyPatch, recorded: dict[str, Any], message: str | None
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(GPUS))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: GPUS[index])
+    run = {"noise_version": NOISE_VERSION, "torch_version": torch.__version__, "device_kind": "cuda", **recorded}
+    if message is None:
+        assert check_machine(run) == torch.device("cuda", GPUS.index(recorded["device_name"]))
+    else:
+        with pytest.raises(AuditError, match=message):
+            check_machine(run)
+    assert check_machine({**run, "device_kind": "cpu"}) == torch.device("cpu")
 
 
 def test_replay_finds_model_and_data_elsewhere(workshop: Path, capsys: pytest.CaptureFixture[str]) -> None:

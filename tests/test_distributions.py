@@ -20,6 +20,7 @@ from scipy.special import betainccinv, ndtr, ndtri
 import smoothing.distributions
 from smoothing import (
     Exp1,
+    Exp2,
     ExpInf,
     Expp,
     Gaussian,
@@ -27,9 +28,11 @@ from smoothing import (
     Laplace,
     Norm,
     Pareto,
+    Pow2,
     PowInf,
     SmoothingDistribution,
     Uniform,
+    UniformBall,
     UnsupportedNormError,
 )
 from smoothing.distributions import table
@@ -145,8 +148,8 @@ LAWS = (
         flow=False,
     ),
 )
-# The laws of tests/test_radius_shapes.py.
-TESTED_ELSEWHERE = {Exp1, ExpInf, Expp, Pareto, PowInf}
+# The laws of tests/test_radius_shapes.py and tests/test_radius_level_set.py.
+TESTED_ELSEWHERE = {Exp1, ExpInf, Expp, Pareto, PowInf, UniformBall, Exp2, Pow2}
 PAIRS = [(row, norm) for row in LAWS for norm in sorted(row.family.norms, key=str)]
 
 

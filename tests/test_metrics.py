@@ -1,6 +1,7 @@
 """Metrics against brute force, exact enumeration and the published numbers; logs are read whole or refused."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from certify.metrics import (
 )
 from certify.report.paired import compare_paired
 from certify.report.sources import read_log, read_sources
-from certify.report.wording import mean_text, percent, percent_interval, percent_of
+from certify.report.wording import mean_text, percent, percent_interval, percent_of, selection_text
 
 COHEN = "data/published_certify_logs/cohen2019_cifar10_resnet110"
 
@@ -186,6 +187,7 @@ def test_radii_from_text() -> None:
         ({"radius": np.array([0.5, 0.5])}, "abstained"),
         ({"correct": np.array([False, False])}, "predict == label"),
         ({"kind": "table"}, '"run" or "log"'),
+        ({"data_size": 10}, r"in 0\.\.9"),
     ],
 )
 def test_contradictory_sets_are_refused(changes: dict[str, Any], message: str) -> None:
@@ -223,6 +225,33 @@ def test_a_part_is_named_as_a_part(changes: dict[str, Any], notice: str | None) 
 )
 def test_percent_is_to_the_nearest_tenth_but_all_means_all(count: int, total: int, text: str) -> None:
     assert percent_of(count, total) == text
+
+
+@pytest.mark.parametrize(
+    ("indices", "size", "shard", "text"),
+    [
+        (range(10), 10, None, None),
+        (range(4), 10, None, "the first 4"),
+        (range(1), 10, None, "the first"),
+        (range(0, 10, 2), 10, None, "every 2nd"),
+        (range(2, 100, 3), 100, None, "every 3rd"),
+        (range(0, 500, 21), 500, None, "every 21st"),
+        (range(0, 500, 11), 500, None, "every 11th"),
+        (range(0, 500, 112), 500, None, "every 112th"),
+        (range(0, 50, 10), 500, None, "the selection asked for"),  # every 10th of a part
+        (range(20, 500, 10), 500, None, "the selection asked for"),  # the first ones were skipped
+        (range(3, 10), 10, None, "the selection asked for"),
+        ([0, 9], 10, None, "every 9th"),
+        ([0, 8], 10, None, "every 8th"),
+        ([0, 3], 10, None, "the selection asked for"),
+        ([0, 2, 3], 4, None, "the selection asked for"),
+        (range(1, 10, 4), 10, (1, 4), "shard 1 of 4"),
+    ],
+)
+def test_selections_in_words(
+    indices: Sequence[int], size: int, shard: tuple[int, int] | None, text: str | None
+) -> None:
+    assert selection_text(list(indices), size, shard) == text
 
 
 def test_interval_ends_are_rounded_outwards() -> None:

@@ -263,8 +263,9 @@ def test_two_classes() -> None:
         (Exp2, {"k": 1, "j": 6}, r"j must be in \[0, d\), d = 6, got j=6"),
         (Exp2, {"k": 1, "j": -1}, r"j must be in \[0, d\), d = 6, got j=-1"),
         (Exp2, {"k": 1e-4}, "sigma / scale between"),
-        (Pow2, {"k": 2}, r"pow_two needs a, above \(d \+ 2\) / k = 4, for a finite sigma, got none"),
-        (Pow2, {"k": 2, "a": 4.0}, r"a must be above \(d \+ 2\) / k = 4"),
+        (Pow2, {"k": 2}, "pow_two needs a, above d / k = 3, got none"),
+        (Pow2, {"k": 2, "a": 3.0}, "a must be above d / k = 3"),
+        (Pow2, {"k": 2, "a": 4.0}, r"finite sigma only for a > \(d \+ 2\) / k = 4"),
         (Pow2, {"a": 4.0}, "pow_two needs k, positive, got none"),
     ],
 )
@@ -281,6 +282,10 @@ def test_parameters_rebuild_the_law() -> None:
     ):
         assert type(law)(law.shape, **law.parameters).identity == law.identity
     assert Exp2((4,), sigma=0.5, k=1).identity != Exp2((4,), scale=Exp2((4,), sigma=0.5, k=1).scale, k=1, j=1).identity
+
+
+def test_pow_two_of_infinite_variance_has_no_sigma() -> None:
+    assert Pow2((2, 3), scale=0.5, k=2, a=3.5).sigma is None
 
 
 # --- Files ------------------------------------------------------------------------------------------------------------

@@ -13,8 +13,10 @@ from scipy import stats
 
 from smoothing import Exp1, ExpInf, Expp, InvalidArgumentError, Norm, Pareto, PowInf, SmoothingDistribution
 from smoothing.distributions import table
+from smoothing.radius.differential import GrowthIntegral
 from smoothing.radius.radial import exponential_growth, power_growth
 from smoothing.radius.sign_mixture import signed_exponential_growth
+from smoothing.radius.special import lower_gamma
 from smoothing.testing import check_distribution
 
 mpmath.mp.dps = 40
@@ -142,13 +144,13 @@ def test_exponential_integral_is_enclosed_and_close(d: int, k: float, j: float) 
         assert exact - low <= mpf("1e-6") * exact
 
 
-@pytest.mark.parametrize(("d", "a"), [(1, 1.2), (1, 4.0), (3, 3.1), (3, 30.0), (40, 43.5)])
+@pytest.mark.parametrize(("d", "a"), [(1, 4.0), (3, 3.1), (40, 43.5)])
 def test_power_integral_is_enclosed_and_close(d: int, a: float) -> None:
     """With v = 1 / (1 + r) of the Beta(a - d, d) law: R = int density(v) / E[a v; v >= v'] dv."""
     growth = power_growth(d, a)
-    q = np.array([0.49, 0.2, 0.01, 1e-6])
+    q = np.array([0.49, 1e-6])
     below, above = growth.bounds(q)
-    with mpmath.workdps(60):
+    with mpmath.workdps(50):
         e = mpf(a) - d
 
         def survival(extra: int, v: mpf) -> mpf:
@@ -391,3 +393,72 @@ def test_samplers_have_the_right_radius(d: int) -> None:
 def test_norms() -> None:
     assert ExpInf.norms == Exp1.norms == PowInf.norms == {Norm.L1, Norm.LINF}
     assert Expp.norms == Pareto.norms == {Norm.L1}
+
+
+# --- A law of the user's own ------------------------------------------------------------------------------------------
+
+
+def test_growth_integral_from_a_log_concave_marginal() -> None:
+    """Logistic noise: R is the quantile."""
+    x = np.linspace(40, 1e-3, 20_000)
+    growth = GrowthIntegral(np.tanh(x / 2), stats.logistic.sf(x), stats.logistic.pdf(x), half_mean=0.25)
+    q = np.array([0.5, 0.5 - 1e-9, 0.49, 0.3, 0.1, 1e-3, 1e-9])
+    below, above = growth.bounds(q)
+    exact = np.log1p((1 - 2 * q) / q)
+    assert (below <= exact).all()
+    assert (above >= exact).all()
+    assert (growth.relative_gap(q) < 1e-6).all()
+    assert growth.estimate(q) == pytest.approx(exact, rel=1e-7)
+
+
+def test_growth_integral_from_a_log_convex_marginal() -> None:
+    a = 3.0
+    x = np.geomspace(1e-6, 1e9, 30_000)
+    share, mean = -0.5 * np.expm1(-a * np.log1p(x)), -0.5 * a * np.expm1(-(1 + a) * np.log1p(x))
+    growth = GrowthIntegral((1 + a) / (1 + x), share, mean, half_mean=0.5 * a)
+    law = Pareto((5,), scale=1.0, a=a)
+    for q in (0.4, 0.1, 1e-3):
+        low, high = (float(bound[0]) for bound in growth.bounds(np.array([q])))
+        assert low <= law.radius(1 - q, "l1", q_upper=q) * (1 + 1e-11) <= high * (1 + 1e-11)
+        assert high / low - 1 < 1e-6
+
+
+def test_growth_integral_stays_a_bound_with_few_thresholds() -> None:
+    for n in (1, 2, 5, 20):
+        x = np.linspace(6, 0.1, n)
+        growth = GrowthIntegral(np.tanh(x / 2), stats.logistic.sf(x), stats.logistic.pdf(x), half_mean=0.25)
+        q = np.concatenate(([0.0, 1e-300], np.linspace(1e-6, 0.5, 200)))
+        below, above = growth.bounds(q)
+        with np.errstate(divide="ignore", over="ignore"):
+            exact = np.log((1 - q) / q)
+        assert (below <= exact + 1e-15).all()
+        assert (above >= exact - 1e-15).all()
+        assert (np.diff(below) <= 0).all()
+
+
+def test_growth_integral_refuses_what_is_no_score() -> None:
+    good = np.array([2.0, 1.0]), np.array([0.1, 0.3]), np.array([0.3, 0.5])
+    for bad, message in (
+        ((good[0][::-1], *good[1:]), "must not increase"),
+        ((good[0], np.array([0.1, np.nan]), good[2]), "must be finite"),
+    ):
+        with pytest.raises(InvalidArgumentError, match=message):
+            GrowthIntegral(*bad, half_mean=0.5)
+    with pytest.raises(InvalidArgumentError, match="half_mean must be positive"):
+        GrowthIntegral(*good, half_mean=0.0)
+
+
+@pytest.mark.parametrize("a", [50_001.0, 1_505_280.0])
+def test_lower_gamma_is_accurate_where_scipys_is_not(a: float) -> None:
+    """References by summing the series in 40 digits: terms u^n / ((a+1) ... (a+n))."""
+    for deviations in (3.5, 6.0, 25.0):
+        u = a - deviations * math.sqrt(a)
+        value = float(lower_gamma(a, np.array(u)))
+        term = total = mpf(1)
+        n = 0
+        while term > total * mpf("1e-20"):
+            n += 1
+            term *= mpf(u) / (a + n)
+            total += term
+        exact = mpmath.exp(a * mpmath.log(mpf(u)) - u - mpmath.loggamma(mpf(a) + 1)) * total
+        assert abs(value / exact - 1) < mpf("1e-11")

@@ -6,7 +6,8 @@ import gzip
 import io
 import json
 import re
-from collections.abc import Sequence
+import sqlite3
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from html.parser import HTMLParser
@@ -22,7 +23,8 @@ from certify.cli import main
 from certify.datasets import Dataset, load_dataset
 from certify.errors import CertifyError, UsageError
 from certify.journal import Journal
-from certify.metrics import certified_counts
+from certify.metrics import CertifiedSet, certified_counts
+from certify.models.transforms import CenterCrop, Geometry, Resize
 from certify.report import (
     Report,
     certified_table,
@@ -34,11 +36,13 @@ from certify.report import (
 )
 from certify.report.page import LARGEST_BYTES, STRIPS, render_page
 from certify.report.plots import curve_figure, outcome_bars, radius_histogram, render
-from certify.report.strips import failures_first, make_strips
+from certify.report.strips import _NoisySamples, failures_first, make_strips
 from certify.report.tables import latex_escape, markdown_escape
+from certify.report.wording import over_text, table_caption
 from certify.report.write import default_folder
 from certify.rundir import KIND, Row, claim_folder, export, read_run
 from certify.runner import input_digest
+from certify.summary import summary_table
 from smoothing import Gaussian, SmoothedClassifier
 from smoothing.certificate import issue_certificate
 from smoothing.estimators.base import Estimate, Look, Phase, Status
@@ -59,12 +63,12 @@ def digits() -> Dataset:
     return load_dataset("digits")
 
 
-def make_estimate(prediction: int | None, q_upper: float, classes: int = 10) -> Estimate:
+def make_estimate(prediction: int | None, q_upper: float, classes: int = 10, invalid: int = 7) -> Estimate:
     counts = [0] * (classes + 1)
     top = 0 if prediction is None else prediction
     counts[top] = round(N * (1 - q_upper))
-    counts[(top + 1) % classes] = N - counts[top] - 7
-    counts[-1] = 7
+    counts[(top + 1) % classes] = N - counts[top] - invalid
+    counts[-1] = invalid
     looks = (Look(Phase.SELECT, 10, (10, *[0] * classes)), Look(Phase.ESTIMATE, N, tuple(counts)))
     status = Status.ABSTAINED if prediction is None else Status.CERTIFIED
     return Estimate(status, prediction, 1 - q_upper, q_upper, None, 0.001, looks)
@@ -78,10 +82,18 @@ def make_run(
     sigma: float = 0.5,
     settings: dict[str, Any] | None = None,
     identity: dict[str, Any] | None = None,
+    data: Dataset | None = None,
+    invalid: Sequence[int] = (),
+    certified: Sequence[int] | None = None,
 ) -> Path:
-    """A run folder over the first digits of the test split, as `certify run` leaves it."""
-    data = digits()
-    law = Gaussian((1, 8, 8), sigma=sigma)
+    """A run folder over the first digits of the test split (or `certified` inputs of `data`), as `certify run` leaves it.
+
+    Every input has 7 invalid votes, or what `invalid` says for each.
+    """
+    data = data or digits()
+    indices = list(range(len(outcomes))) if certified is None else list(certified)
+    shape = data.require_shape()
+    law = Gaussian(shape, sigma=sigma)
     folder.mkdir(parents=True)
     claim_folder(
         folder,
@@ -92,7 +104,7 @@ def make_run(
                 "model_digest": "ab" * 32,
                 "data_digest": data.digest(),
                 "split": "test",
-                "input_shape": [1, 8, 8],
+                "input_shape": list(shape),
                 "num_classes": 10,
                 "law": law.describe(),
                 "norm": "l2",
@@ -104,7 +116,9 @@ def make_run(
                 "channels_last": False,
                 "compile": False,
                 "batch_size": 256,
+                "transform": None,
                 "device_kind": "cpu",
+                "device_name": None,
                 "torch_version": torch.__version__,
                 **(identity or {}),
             },
@@ -112,7 +126,7 @@ def make_run(
                 "model": "models/digits",
                 "data": "digits",
                 "data_root": None,
-                "indices": list(range(len(outcomes) if planned is None else planned)),
+                "indices": indices if planned is None else list(range(planned)),
                 "data_size": len(data),
                 "class_names": list(data.class_names),
                 "shard": None,
@@ -124,9 +138,9 @@ def make_run(
         },
     )
     with Journal(folder, kind=KIND, write=True) as journal:
-        for index, (prediction, q_upper) in enumerate(outcomes):
+        for i, (index, (prediction, q_upper)) in enumerate(zip(indices, outcomes, strict=True)):
             certificate = issue_certificate(
-                make_estimate(prediction, q_upper),
+                make_estimate(prediction, q_upper, invalid=invalid[i] if invalid else 7),
                 law,
                 Norm.L2,
                 index=index,
@@ -290,8 +304,7 @@ def test_strips_show_the_samples_that_were_counted(run: Path, monkeypatch: pytes
     # The selection votes fill one batch and the estimation votes the next, so that the second batch begins with them.
     smoothed = SmoothedClassifier(classifier, Gaussian((1, 8, 8), sigma=0.5), 10, batch_size=16)
     smoothed.certify(data.inputs([strip.index]), n0=16, n=16, seed=7, indices=[strip.index])
-    assert len(seen) == 2
-    for picture, expected in zip(strip.pictures, [data.inputs([strip.index])[0], *seen[1][:3]], strict=True):
+    for picture, expected in zip(strip.pictures, [data.inputs([strip.index])[0], *seen[-1][:3]], strict=True):
         pixels = Image.open(io.BytesIO(base64.b64decode(picture.uri.split(",")[1])))
         assert np.array_equal(np.asarray(pixels), (expected[0].clamp(0, 1) * 255).round().numpy().astype(np.uint8))
     assert strip.votes[0].role == "predicted"
@@ -327,8 +340,61 @@ def test_inputs_that_a_model_resized_are_not_shown_as_the_certified_ones(run: Pa
     assert "SHA-256 differs" in strips.note
 
 
+def _image_run(tmp_path: Path, transform: Callable[[Any], Any], text: str) -> Path:
+    """A run over images that its model resized before the noise."""
+    random = np.random.default_rng(5)
+    path = tmp_path / "images.npz"
+    np.savez(path, images=random.integers(0, 256, (4, 12, 12, 3), dtype=np.uint8), labels=np.arange(4))
+    data = load_dataset(str(path), transform=transform)
+    outcomes: list[Outcome] = [(i, 0.1) for i in range(4)]
+    return make_run(tmp_path / "run", outcomes, data=data, settings={"data": str(path)}, identity={"transform": text})
+
+
+def test_strips_of_resized_inputs_are_drawn_without_the_model(tmp_path: Path) -> None:
+    geometry = Geometry("RGB", (Resize((8, 8), "bilinear"), CenterCrop((6, 6))))
+    run = _image_run(tmp_path, geometry, geometry.describe())
+    strips = make_strips(read_run(run), 2)
+    assert len(strips.strips) == 2
+    assert "the first samples whose votes were counted" in strips.note
+    shown = load_dataset(str(tmp_path / "images.npz"), transform=geometry)
+    for strip in strips.strips:
+        pixels = Image.open(io.BytesIO(base64.b64decode(strip.pictures[0].uri.split(",")[1])))
+        expected = (shown.inputs([strip.index])[0] * 255).round().permute(1, 2, 0).numpy().astype(np.uint8)
+        assert expected.shape == (6, 6, 3)
+        assert np.array_equal(np.asarray(pixels), expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("mine.crop 00ff", "SHA-256 differs"),
+        (Geometry("RGB", (CenterCrop((6, 6)),)).describe(), "SHA-256 differs"),
+        (Geometry("RGB", (CenterCrop((8, 6)),)).describe(), "No pictures of single inputs"),
+    ],
+)
+def test_a_resizing_that_cannot_be_built_again_gives_a_notice(tmp_path: Path, text: str, message: str) -> None:
+    run = _image_run(tmp_path, lambda image: image.crop((0, 0, 6, 6)), text)
+    strips = make_strips(read_run(run), 2)
+    assert strips.strips == ()
+    assert message in strips.note
+
+
+def test_noise_of_another_gpu_is_not_called_the_counted_one(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = read_run(run)
+    for recorded, exact in (("This GPU", True), ("Another GPU", False), (None, False)):
+        config = {**read.config, "identity": {**read.identity, "device_kind": "cuda", "device_name": recorded}}
+        with monkeypatch.context() as patch:
+            patch.setattr("certify.report.strips.torch.cuda.is_available", lambda: True)
+            patch.setattr("certify.report.strips.torch.cuda.get_device_name", lambda device: "This GPU")
+            patch.setattr("certify.report.strips.torch.Generator", lambda device: None)
+            samples = _NoisySamples(replace(read, config=config))
+        assert samples.exact is exact
+        assert ("not the samples of the run" in samples.note) is not exact
+    assert "drawn as torch-block-v1 on cuda by torch" in samples.note
+
+
 PARTS = [
-    ({"planned": 500}, "partial: 12 of 500 planned inputs"),
+    ({"planned": 300}, "partial: 12 of 300 planned inputs"),
     ({"settings": {"shard": [1, 4]}}, "shard 1 of 4: a part of the run; merge first"),
 ]
 
@@ -374,6 +440,115 @@ def test_inputs_of_an_earlier_larger_command_still_belong_to_the_run(tmp_path: P
     assert certified.complete
 
 
+def legend_text(certified: CertifiedSet) -> str:
+    legend = plot_certified_accuracy(certified).get_legend()
+    assert legend is not None
+    return legend.get_texts()[0].get_text()
+
+
+SELECTIONS: list[tuple[list[int], str, str]] = [
+    (list(range(12)), "12 of the 364 test inputs (the first 12)", "12 of the 364 inputs"),
+    (list(range(0, 364, 40)), "10 of the 364 test inputs (every 40th)", "10 of the 364 inputs"),
+    (list(range(1, 364, 33)), "11 of the 364 test inputs (every 33rd)", "11 of the 364 inputs"),
+    ([0, 40, 80], "3 of the 364 test inputs (the selection asked for)", "3 of the 364 inputs"),
+    ([5], "1 of the 364 test inputs (the selection asked for)", "1 of the 364 inputs"),
+]
+
+
+@pytest.mark.parametrize(("indices", "over", "legend"), SELECTIONS)
+def test_a_selection_is_never_called_all_inputs(tmp_path: Path, indices: list[int], over: str, legend: str) -> None:
+    outcomes = [(int(digits().targets[i]), 0.1) for i in indices]
+    report = write_report(make_run(tmp_path / "run", outcomes, certified=indices))
+    certified = report.sources[0].certified
+    assert certified.complete
+    assert (certified.data_size, over_text(certified)) == (364, over)
+    for name in ("table.md", "table.tex"):
+        text = (tmp_path / "run" / name).read_text()
+        assert over in text
+        assert "all test inputs" not in text
+        assert "all 364" not in text
+    _, text = read_page(tmp_path / "run" / "report.html")
+    assert text.count(over) >= 3
+    assert "all test inputs" not in text
+    assert legend in legend_text(certified)
+    record = report.to_dict()["sources"][0]
+    assert (record["data_size"], record["split"]) == (364, "test")
+    assert record["selection"] in over
+
+
+def test_a_whole_data_set_is_called_all_and_a_log_says_that_it_does_not_know(tmp_path: Path) -> None:
+    outcomes = [(int(label), 0.1) for label in digits().targets]
+    run = make_run(tmp_path / "run", outcomes)
+    (tmp_path / "log.tsv").write_bytes((run / "certificates.tsv").read_bytes())
+    whole, log = (source.certified for source in read_sources([run, tmp_path / "log.tsv"]))
+    assert over_text(whole) == "all 364 test inputs"
+    assert "all 364 inputs" in legend_text(whole)
+    assert over_text(log) == "the 364 inputs in the log (not recorded: how many the data set has)"
+    caption = table_caption([whole, log])
+    assert "run: all 364 test inputs; log: the 364 inputs in the log" in caption
+    old = replace(whole, data_size=None)
+    assert over_text(old) == "the 364 inputs in the run (not recorded: how many the data set has)"
+    assert over_text(replace(whole, split="train")) == "all 364 training inputs"
+
+
+def test_a_part_of_a_selection_says_both(tmp_path: Path) -> None:
+    part = read_source(make_run(tmp_path / "part", some_outcomes(), planned=150)).certified
+    assert over_text(part) == "12 of the 364 test inputs (so far, of 150 planned: the first 150)"
+    assert over_text(replace(part, planned=364, selection=None)) == "12 of the 364 test inputs (so far, of 364 planned)"
+    shard = read_source(make_run(tmp_path / "shard", some_outcomes(), settings={"shard": [1, 4]})).certified
+    assert over_text(shard) == "12 of the 364 test inputs (shard 1 of 4)"
+
+
+@pytest.mark.parametrize(
+    ("invalid", "sentence"),
+    [
+        ([0] * 12, None),
+        (
+            [0, 3, 0, 0, 1, *[0] * 7],
+            "run: 4 invalid votes (non-finite scores or labels outside the classes), on 2 of 12",
+        ),
+        ([1, *[0] * 11], "run: 1 invalid vote (non-finite scores or labels outside the classes), on 1 of 12"),
+        ([7] * 12, "run: 84 invalid votes (non-finite scores or labels outside the classes), on 12 of 12"),
+    ],
+)
+def test_invalid_votes_are_reported_wherever_there_are_any(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], invalid: list[int], sentence: str | None
+) -> None:
+    from rich.console import Console
+
+    from certify.report.terminal import print_report
+
+    run = make_run(tmp_path / "run", some_outcomes(), invalid=invalid)
+    report = write_report(run)
+    target = io.StringIO()
+    print_report(Console(file=target, width=100), report)
+    assert main(["report", str(run), "--no-html"]) == 0
+    texts = [
+        (run / "table.md").read_text(),
+        (run / "table.tex").read_text(),
+        read_page(run / "report.html")[1],
+        target.getvalue(),
+        capsys.readouterr().out,
+    ]
+    for text in texts:
+        flat = " ".join(text.split())
+        assert ("invalid vote" in flat) is (sentence is not None)
+        assert sentence is None or sentence in flat
+    record = report.to_dict()["sources"][0]
+    assert (record["invalid_votes"], record["invalid_inputs"]) == (sum(invalid), sum(count > 0 for count in invalid))
+    [line] = csv.DictReader(io.StringIO((run / "table.csv").read_text()))
+    assert line["invalid_votes"] == str(sum(invalid))
+
+
+def test_the_summary_of_a_run_rounds_like_the_report() -> None:
+    result = {"inputs": 10_000, "certified_accuracy": {"0": 0.9996, "0.5": 1.0}, "acr": 0.5, "abstained": 0.99999}
+    cells = [next(iter(column.cells)) for column in summary_table(result, "t").columns]
+    assert cells == ["10,000", "99.9%", "100.0%", "0.5000", "100.0%"]
+    result = {"inputs": 3, "certified_accuracy": {"0": 2 / 3}, "acr": 0.5, "abstained": 0.0}
+    cells = [next(iter(column.cells)) for column in summary_table(result, "t").columns]
+    assert cells == ["3", "66.7%", "0.5000", "0.0%"]
+
+
 def test_shards_that_were_not_merged_are_refused(tmp_path: Path) -> None:
     make_run(tmp_path / "run" / "shards" / "0-of-2", some_outcomes(), settings={"shard": [0, 2]})
     with pytest.raises(CertifyError, match=r"certify merge .*run` first"):
@@ -391,10 +566,54 @@ def test_damaged_and_unfinished_runs_are_refused(run: Path, tmp_path: Path) -> N
         (run / "run.json").write_text(json.dumps(broken))
         with pytest.raises(CertifyError, match=rf"run\.json is damaged: .*{key}"):
             read_source(run)
+    for part, key, value, message in (
+        ("identity", "device_name", 7, "identity.device_name must be text or null, got 7"),
+        ("identity", "transform", ["x"], "identity.transform must be text or null"),
+        ("settings", "data_size", "many", "run.json is damaged: ValueError"),
+        ("settings", "data_size", 11, "says that the data set has 11 inputs, but there is input 11"),
+        ("settings", "shard", [1], "run.json is damaged: IndexError"),
+        ("settings", "indices", ["x"], "run.json is damaged: ValueError"),
+    ):
+        (run / "run.json").write_text(json.dumps({**config, part: {**config[part], key: value}}))
+        with pytest.raises(CertifyError, match=re.escape(message)):
+            read_source(run)
+    old = {k: v for k, v in config["identity"].items() if k not in ("device_name", "transform")}
+    (run / "run.json").write_text(json.dumps({**config, "identity": old}))
+    assert len(read_source(run).certified) == 12
     config["identity"]["estimator"]["alpha"] = 0.5
     (run / "run.json").write_text(json.dumps(config))
     with pytest.raises(CertifyError, match=r"input 0 has another alpha, norm or law.*certify audit"):
         read_source(run)
+
+
+@pytest.mark.parametrize(
+    ("sql", "message"),
+    [
+        ("UPDATE inputs SET payload = '[]' WHERE \"index\" = 3", "input 3"),
+        ("UPDATE inputs SET payload = '{' WHERE \"index\" = 3", "input 3"),
+        ("UPDATE inputs SET payload = json_set(payload, '$.certificate', json('[1]')) WHERE \"index\" = 3", "input 3"),
+        ("UPDATE inputs SET payload = json_set(payload, '$.certificate.radius', 'inf') WHERE \"index\" = 3", "finite"),
+        ("UPDATE inputs SET payload = json_set(payload, '$.certificate.norm', 'l7') WHERE \"index\" = 3", "l7"),
+        (
+            "UPDATE inputs SET payload = json_set(payload, '$.label', json('1e999')) WHERE \"index\" = 3",
+            "OverflowError",
+        ),
+        ("UPDATE inputs SET payload = json_remove(payload, '$.seconds') WHERE \"index\" = 3", "seconds"),
+        ("UPDATE looks SET counts = '[1]' WHERE \"index\" = 3", "input 3"),
+        ("UPDATE looks SET phase = 'dream' WHERE \"index\" = 3", "dream"),
+        ("DROP TABLE looks", "looks"),
+    ],
+)
+def test_damage_in_the_journal_is_not_blamed_on_run_json(run: Path, sql: str, message: str) -> None:
+    with sqlite3.connect(run / "journal.sqlite") as connection:
+        connection.execute(sql)
+    connection.close()
+    with pytest.raises(CertifyError, match=message) as caught:
+        read_source(run)
+    assert "journal.sqlite" in str(caught.value)
+    assert str(run) in str(caught.value)
+    assert "run.json" not in str(caught.value)
+    assert not isinstance(caught.value, UsageError), "a damaged file is exit code 1"
 
 
 @pytest.mark.shared

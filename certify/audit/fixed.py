@@ -44,7 +44,7 @@ class FixedChecker:
         """Check what `run.json` says of the estimator and the law.
 
         Raises:
-            AuditError: If it lacks what the radii depend on, or asks for a norm in which nothing is proved.
+            AuditError: If it lacks what the radii depend on, or asks for a norm in which nothing is derived here.
         """
         for key in ("n0", "n"):
             recorded = spec.estimator.get(key)
@@ -62,7 +62,7 @@ class FixedChecker:
             )
         if spec.proved_in not in self.law.radii:
             raise AuditError(
-                f"no radius is proved for {self.law.name} noise in norm {spec.proved_in!r}; proved: "
+                f"the audit derives no radius for {self.law.name} noise in norm {spec.proved_in!r}; it derives: "
                 f"{', '.join(sorted(self.law.radii))}"
             )
         if spec.norm not in ("l1", "l2", "linf"):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from certify.audit.exact import context
+from certify.audit.radii_shapes import sign_radius
 
 Radius = Callable[[Any, Any, int], Any]
 """(scale, q, dimension) -> exact radius, all but the dimension mpmath numbers."""
@@ -60,6 +61,24 @@ def _gaussian_linf(sigma: Any, q: Any, dimension: int) -> Any:
     return sigma * normal_quantile(q) / context().sqrt(dimension)
 
 
+def _laplace_l2(scale: Any, q: Any, dimension: int) -> Any:
+    """Int_q^{1/2} dp / min(1/2, p sqrt(2 log 1/p)): the scores are sub-Gaussian, and E|S| <= 1."""
+    mp = context()
+    change = mp.findroot(lambda t: t * mp.sqrt(-2 * mp.log(t)) - mp.mpf(1) / 2, mp.mpf("0.3407"))
+    flat = 1 - 2 * max(q, change)
+    return scale * (flat + mp.sqrt(-2 * mp.log(min(q, change))) - mp.sqrt(-2 * mp.log(change)))
+
+
+def _uniform_linf(half_width: Any, q: Any, dimension: int) -> Any:
+    """Two cubes that differ by R in every coordinate overlap in (1 - R / (2 half_width))^d = 1/2 + q."""
+    mp = context()
+    return -2 * half_width * mp.expm1(mp.log(mp.mpf(1) / 2 + q) / dimension)
+
+
+def _uniform_l2(half_width: Any, q: Any, dimension: int) -> Any:
+    return context().sqrt(dimension) * _uniform_linf(half_width, q, dimension)
+
+
 GAUSSIAN = ExactLaw(
     name="gaussian",
     parameter="sigma",
@@ -72,16 +91,24 @@ LAPLACE = ExactLaw(
     name="laplace",
     parameter="scale",
     sigma=lambda scale: context().sqrt(2) * scale,
-    radii={"l1": lambda scale, q, dimension: -scale * context().log(2 * q)},
-    source="Teng et al. 2019",
+    radii={
+        "l1": lambda scale, q, dimension: -scale * context().log(2 * q),
+        "l2": _laplace_l2,
+        "linf": lambda scale, q, dimension: scale * sign_radius(q, dimension),
+    },
+    source="Teng et al. 2019; Yang et al. 2020, Theorem 1",
 )
 
 UNIFORM = ExactLaw(
     name="uniform",
     parameter="half_width",
     sigma=lambda half_width: half_width / context().sqrt(3),
-    radii={"l1": lambda half_width, q, dimension: half_width * (1 - 2 * q)},
-    source="Lee et al. 2019",
+    radii={
+        "l1": lambda half_width, q, dimension: half_width * (1 - 2 * q),
+        "l2": _uniform_l2,
+        "linf": _uniform_linf,
+    },
+    source="Lee et al. 2019; Yang et al. 2020, Table 1",
 )
 
 _ORDERS = {"l1": 1, "l2": 2, "linf": None}

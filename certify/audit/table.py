@@ -6,6 +6,7 @@ from certify.audit.findings import AuditError, Findings
 from certify.audit.fixed import FixedChecker
 from certify.audit.folder import RawRow
 from certify.audit.radii import GAUSSIAN, LAPLACE, UNIFORM
+from certify.audit.shaped import EXP_INF, EXP_ONE, EXP_P, PARETO, POW_INF, UNIFORM_BALL, shaped
 from certify.audit.spec import RunSpec
 
 
@@ -31,6 +32,10 @@ CHECKERS: dict[tuple[str, str, str], Checker] = {
     ("smoothing", "fixed", "gaussian"): FixedChecker(GAUSSIAN),
     ("smoothing", "fixed", "laplace"): FixedChecker(LAPLACE),
     ("smoothing", "fixed", "uniform"): FixedChecker(UNIFORM),
+    **{
+        ("smoothing", "fixed", family.name): shaped(family)
+        for family in (EXP_INF, EXP_ONE, EXP_P, PARETO, POW_INF, UNIFORM_BALL)
+    },
 }
 
 

@@ -76,7 +76,8 @@ def make_strips(run: Run, limit: int) -> Strips:
     rows = failures_first(run.rows)[:limit]
     try:
         inputs = _load_inputs(run, rows)
-    except (SmoothingError, OSError, ImportError) as error:
+    except (SmoothingError, OSError, ImportError, ValueError, RuntimeError) as error:
+        # The last two: a resizing out of run.json may ask for what cannot be done to an image.
         return Strips((), f"No pictures of single inputs: {error}")
     samples, note = (
         _NoisySamples(run),

@@ -107,8 +107,9 @@ def inputs_text(certified: CertifiedSet) -> str:
 def invalid_sentences(sets: Sequence[CertifiedSet]) -> list[str]:
     """Say how many votes were invalid: a sentence per run that has any, which is a reason to look at its model."""
     return [
-        f"{certified.name}: {certified.invalid_votes:,} invalid vote{'s' if certified.invalid_votes > 1 else ''} (non-finite scores or labels outside the classes), "
-        f"on {certified.invalid_inputs:,} of {len(certified):,} inputs; each counts against every class."
+        f"{certified.name}: {certified.invalid_votes:,} invalid {'vote' if certified.invalid_votes == 1 else 'votes'} "
+        f"(non-finite scores or labels outside the classes), on {certified.invalid_inputs:,} of {len(certified):,} inputs; "
+        "each counts against every class."
         for certified in sets
         if certified.invalid_votes
     ]
@@ -121,12 +122,12 @@ def over_text(certified: CertifiedSet) -> str:
         where = "the log" if certified.kind == "log" else "the run"
         return f"the {count} inputs in {where} (not recorded: how many the data set has)"
     kind = {"test": "test ", "train": "training "}.get(certified.split or "", "")
-    remarks = [] if certified.selection is None else [certified.selection]
+    remark = certified.selection or ""
     if certified.planned is not None and count < certified.planned:
-        remarks.append(f"so far, of {certified.planned} planned")
+        remark = f"so far, of {certified.planned} planned{remark and f': {remark}'}"
     if count == certified.data_size:
         return f"all {count} {kind}inputs"
-    return f"{count} of the {certified.data_size} {kind}inputs" + (f" ({'; '.join(remarks)})" if remarks else "")
+    return f"{count} of the {certified.data_size} {kind}inputs" + (f" ({remark})" if remark else "")
 
 
 def over_sentence(sets: Sequence[CertifiedSet]) -> str:

@@ -11,8 +11,9 @@ from numpy import ndarray
 from scipy.special import gammainc, gammaincc, gammainccinv, gammaincinv, ndtri, wrightomega
 from torch import Tensor
 
+from smoothing.distributions.parameters import checked_dimension, moment_ratio, settle_parameter
 from smoothing.distributions.sampling import gamma
-from smoothing.distributions.spherical import LevelSetLaw, check_shape_parameter
+from smoothing.distributions.spherical import LevelSetLaw
 from smoothing.radius.special import log_gamma_ratio
 from smoothing.radius.spherical import Array, SphericalProfile
 
@@ -142,11 +143,10 @@ class Exp2(LevelSetLaw):
     )
 
     def __post_init__(self) -> None:
-        d = math.prod(self.shape)
-        check_shape_parameter(self, "k", lambda k: k > 0, "positive")
-        check_shape_parameter(self, "j", lambda j: 0 <= j < d, f"in [0, d), d = {d}")
-        shape = (d - self.j) / self._k
-        self._settle_moment(lambda: math.exp(0.5 * log_gamma_ratio(shape, 2 / self._k)) / math.sqrt(d))
+        d = checked_dimension(self.shape)
+        k = settle_parameter(self, "k", lambda k: k > 0, "positive")
+        j = settle_parameter(self, "j", lambda j: 0 <= j < d, f"in [0, d), d = {d}")
+        self._settle_scale(moment_ratio(self, 0.5 * (log_gamma_ratio((d - j) / k, 2 / k) - math.log(d))))
 
     @property
     def _k(self) -> float:

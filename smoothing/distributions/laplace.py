@@ -33,8 +33,8 @@ class Laplace(SmoothingDistribution):
       the root of t sqrt(2 log 1/t) = 1/2. Proof: for ||v||_2 = 1, u > 0 and P(A) = p, Jensen and the sub-Gaussian bound
       E e^{uS} <= e^{u^2/2} (scale = 1) give u E[S | A] <= log E[e^{uS} | A] <= u^2/2 - log p, so that, with
       u = sqrt(2 log 1/p), E[S; A] <= p sqrt(2 log 1/p). Also E[S; A] <= E|S| / 2 <= 1/2. The smaller of the two bounds
-      Phi, on both sides of 1/2 alike; their integrals are the terms of R, and wherever one changes over from one bound to the other, the
-      result is a lower bound. Not tight: less than a fifth is lost at p_A = .99.
+      Phi, on both sides of 1/2 alike; their integrals are the terms of R, and wherever one changes over from one bound to
+      the other, the result is a lower bound. Not tight: less than a fifth is lost at p_A = .99.
     * linf: v is a vector of signs, S a binomial, and Phi piecewise linear: R is an exact finite sum
       (`smoothing.radius.signs.sign_sum_radius`), about scale Phi^-1(p_A) / sqrt(d) for large d.
 

@@ -11,8 +11,9 @@ from numpy import ndarray
 from scipy.special import betainc, betaincc, betaincinv, betaln
 from torch import Tensor
 
+from smoothing.distributions.parameters import checked_dimension, moment_ratio, require_scale, settle_parameter
 from smoothing.distributions.sampling import beta_prime
-from smoothing.distributions.spherical import LevelSetLaw, check_shape_parameter
+from smoothing.distributions.spherical import LevelSetLaw
 from smoothing.radius.special import log_gamma_ratio
 from smoothing.radius.spherical import Array, SphericalProfile
 
@@ -102,10 +103,10 @@ class Pow2(LevelSetLaw):
 
     Args:
         shape: Event shape.
-        sigma: Per-coordinate standard deviation; exists for a > (d + 2) / k only.
+        sigma: Per-coordinate standard deviation; finite, and allowed, for a > (d + 2) / k only.
         scale: The law's own scale, input units.
         k: Inner power, positive.
-        a: Outer power, above (d + 2) / k.
+        a: Outer power, above d / k.
 
     Raises:
         InvalidArgumentError: Unless exactly one of sigma and scale is given, positive and finite, and k and a are in range.
@@ -118,15 +119,17 @@ class Pow2(LevelSetLaw):
     method: ClassVar[str] = "level sets, tight up to rounding: Neyman-Pearson by weak duality"
 
     def __post_init__(self) -> None:
-        d = math.prod(self.shape)
-        check_shape_parameter(self, "k", lambda k: k > 0, "positive")
-        least = (d + 2) / self._k
-        check_shape_parameter(self, "a", lambda a: a > least, f"above (d + 2) / k = {least:g}, for a finite sigma")
-        first, second = self.profile._shapes
-        step = 2 / self._k
-        self._settle_moment(
-            lambda: math.exp(0.5 * (log_gamma_ratio(first, step) + log_gamma_ratio(second, -step))) / math.sqrt(d)
-        )
+        d = checked_dimension(self.shape)
+        k = settle_parameter(self, "k", lambda k: k > 0, "positive")
+        a = settle_parameter(self, "a", lambda a: a > d / k, f"above d / k = {d / k:g}")
+        first, second, step = d / k, a - d / k, 2 / k
+        if second > step:
+            moment = log_gamma_ratio(first, step) + log_gamma_ratio(second, -step) - math.log(d)
+            self._settle_scale(moment_ratio(self, 0.5 * moment))
+        else:
+            require_scale(self, f"a > (d + 2) / k = {(d + 2) / k:g}")
+            self._settle_scale(1.0)
+            object.__setattr__(self, "sigma", None)
 
     @property
     def _k(self) -> float:

@@ -2,7 +2,6 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,7 +13,6 @@ from torch import Tensor
 
 from smoothing.distributions.base import SmoothingDistribution
 from smoothing.distributions.sampling import scale_rows, sphere_direction
-from smoothing.errors import InvalidArgumentError
 from smoothing.radius.level_set import LevelSetCurve, estimate_radius
 from smoothing.radius.spherical import SphericalProfile
 from smoothing.radius.table import curve_of
@@ -101,18 +99,6 @@ class LevelSetLaw(SphericalLaw):
         assert self.scale is not None
         return self.scale
 
-    def _settle_moment(self, sigma_per_scale: Callable[[], float]) -> None:
-        """Fill in whichever of sigma and scale was not given."""
-        try:
-            ratio = sigma_per_scale()
-        except OverflowError:
-            ratio = math.inf
-        if not 1e-150 < ratio < 1e150:
-            raise InvalidArgumentError(
-                f"the parameters of {self.name} must leave sigma / scale between 1e-150 and 1e150, got {ratio:g}"
-            )
-        self._settle_scale(ratio)
-
     def _log_sphere(self) -> float:
         """Return the log of the surface of the sphere of radius `scale`, times scale: Int f(r/scale) r^(d-1) dr is left."""
         d = self.dimension
@@ -139,15 +125,3 @@ class LevelSetLaw(SphericalLaw):
         lower = exact if exact is not None else self._scale * self.curve().radius(q_upper)
         upper = up(self._per_norm(exact, norm), slack) if exact is not None else np.full_like(q_upper, np.inf)
         return np.asarray(down(self._per_norm(lower, norm), slack)), np.asarray(upper)
-
-
-def check_shape_parameter(law: SphericalLaw, key: str, allowed: Callable[[float], bool], rule: str) -> None:
-    """Turn the parameter `key` of a law under construction into a float, or raise `InvalidArgumentError`."""
-    value = getattr(law, key)
-    if value is None:
-        raise InvalidArgumentError(f"{law.name} needs {key}, {rule}, got none")
-    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
-        raise InvalidArgumentError(f"{key} must be a number, got {key}={value!r}")
-    if not (math.isfinite(value) and allowed(float(value))):
-        raise InvalidArgumentError(f"{key} must be {rule}, got {key}={value}")
-    object.__setattr__(law, key, float(value))

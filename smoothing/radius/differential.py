@@ -35,6 +35,16 @@ EVALUATION_ERROR = 3e-11
 class GrowthIntegral:
     """Enclosure of R(q) = int_q^{1/2} dp / Phi(p) for a score with known partial expectations.
 
+    What a law of your own has to provide are the three arrays, at thresholds of your choice, by its
+
+    * marginal (independent coordinates of even density f = exp(-psi), at l1, where the score is psi'(x)). If f is
+      log-concave, the sets of high score are half-lines: thresholds psi'(x), shares P(z_i >= x), means f(x), at falling
+      x > 0. If it is log-convex on x > 0, they are intervals at 0: shares P(0 <= z_i <= x), means f(0) - f(x), at rising x.
+      In both cases half_mean = f(0).
+    * radial profile (density exp(-psi(||z||)), of any norm whose unit ball the perturbation's norm shares, linf or l1, where
+      the score is +-psi'(r)): thresholds t, shares P(psi'(r) >= t) / 2, means E[psi'(r); psi'(r) >= t] / 2 for r = ||z||,
+      and half_mean = E|psi'(r)| / 2; `smoothing.radius.radial` has two examples.
+
     Args:
         thresholds: t_i >= 0, not increasing.
         shares: P(Z >= t_i), in [0, 1/2], not decreasing; computed to a relative `error`.
@@ -47,6 +57,15 @@ class GrowthIntegral:
 
     Raises:
         InvalidArgumentError: If the arrays have different lengths, are empty, not finite or not monotone.
+
+    Example:
+        >>> import numpy as np
+        >>> from scipy.stats import logistic  # independent logistic noise, psi'(x) = tanh(x / 2)
+        >>> x = np.linspace(40, 1e-3, 20_000)
+        >>> growth = GrowthIntegral(np.tanh(x / 2), logistic.sf(x), logistic.pdf(x), half_mean=0.25)
+        >>> lower, upper = growth.bounds(np.array([0.1]))  # log-concave: the exact radius is logistic.isf(0.1)
+        >>> bool(lower[0] <= logistic.isf(0.1) <= upper[0]), round(float(lower[0]), 5)
+        (True, 2.19722)
     """
 
     thresholds: Float64[ndarray, " n"]

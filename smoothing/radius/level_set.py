@@ -48,6 +48,7 @@ _TAIL = 1e-20
 _LEAST_FAILURE = 1e-13
 _FIRST_LENGTH = 1e-6
 _FINE_NODES = 1400
+_MOST_NODES = 6000
 
 
 @dataclass(frozen=True)
@@ -77,17 +78,19 @@ class Caps:
         result: Array = betainc(self.shape, self.shape, v)
         return result
 
-    def height(self, r: Array) -> tuple[Array, Array, Array]:
-        """Return V (not clipped), a bound on its rounding error, and log(r / s)."""
+    def height(self, r: Array) -> tuple[Array, Array, Array, Array]:
+        """Return V (not clipped) and log(r / s), each followed by a bound on its error."""
         delta, error = self.profile.log_contraction(r, self.t)
-        with np.errstate(over="ignore"):
+        # Where this is infinity times 0, the height is not a number, and counts as the least there is.
+        with np.errstate(over="ignore", invalid="ignore"):
             first, second = r / (4 * self.e) * np.expm1(-2 * delta), self.e / (4 * r)
             moved = np.where(np.isfinite(delta), r / (2 * self.e) * np.exp(-2 * delta) * error, 0.0)
-        return 0.5 + first - second, 4e-15 * (0.5 + np.abs(first) + second) + moved, delta
+        return 0.5 + first - second, 4e-15 * (0.5 + np.abs(first) + second) + moved, delta, error
 
     def estimate(self, r: Array, weights: Array) -> float:
         """Return C by a plain quadrature, without a bound on its error."""
-        v, _, _ = self.height(r)
+        v, *_ = self.height(r)
+        v = np.where(np.isnan(v), 0.0 if self.t > 0 else 1.0, v)
         return float(weights @ self.share(v))
 
     def density(self, lower: Array, upper: Array) -> tuple[Array, Array]:
@@ -108,9 +111,9 @@ class Caps:
         width = y1 - y0
         r0, r1 = np.exp(y0), np.exp(y1)
         mass = self._masses(r0, r1)
-        (v0, error0, d0), (v1, error1, d1) = self.height(r0), self.height(r1)
+        (v0, error0, d0, spread0), (v1, error1, d1, spread1) = self.height(r0), self.height(r1)
         # log(r / s) is monotone, falling for t > 0 and rising for t < 0, because h is nondecreasing.
-        d_low, d_high = np.minimum(d0, d1), np.maximum(d0, d1)
+        d_low, d_high = np.minimum(d0 - spread0, d1 - spread1), np.maximum(d0 + spread0, d1 + spread1)
         with np.errstate(all="ignore"):
             s_low, s_high = r0 * np.exp(-d0), r1 * np.exp(-d1)
             eta = profile.elasticity(np.minimum(r0, s_low), np.maximum(r1, s_high))
@@ -133,7 +136,9 @@ class Caps:
                 np.fmin(v0 + np.maximum(slope_high, 0) * width, v1 - np.minimum(slope_low, 0) * width),
             )
         error = np.maximum(error0, error1)
-        v_low, v_high = np.minimum(v_low, np.minimum(v0, v1)) - error, np.maximum(v_high, np.maximum(v0, v1)) + error
+        with np.errstate(invalid="ignore"):
+            v_low = np.minimum(v_low, np.minimum(v0, v1)) - error
+            v_high = np.maximum(v_high, np.maximum(v0, v1)) + error
         v_low = np.where(np.isnan(v_low), -np.inf, v_low)
         v_high = np.where(np.isnan(v_high), np.inf, v_high)
         lower = self.share(v_low)
@@ -262,15 +267,15 @@ def _excess(t: float, profile: SphericalProfile, e: float) -> float:
 def neyman_pearson_threshold(profile: SphericalProfile, e: float, start: float) -> float:
     """Return about the t with q_v(S) = 1/2, that is C(-t, e) = 1/2; `start` is a first guess, positive."""
     low, high = 0.0, max(start, 1e-300)
-    for _ in range(200):
-        if _excess(high, profile, e) >= 0:
-            break
+    while _excess(high, profile, e) < 0:
         low, high = high, 2 * high
-    from scipy.optimize import brentq
-
+        if high > 1e280:  # any threshold is sound; this one is useless, but so is such a shift
+            return start
     if _excess(low, profile, e) >= 0:
         return low
-    root: float = brentq(_excess, low, high, (profile, e), xtol=1e-13 * high, rtol=1e-10, maxiter=100)
+    from scipy.optimize import brentq
+
+    root: float = brentq(_excess, low, high, (profile, e), xtol=1e-13 * high, rtol=1e-10, maxiter=100, disp=False)
     return root
 
 
@@ -342,7 +347,7 @@ class LevelSetCurve:
         typical = profile.quantile(0.5, upper=False) / math.sqrt(profile.dimension)
         curve = cls(np.empty(0), np.empty(0), np.empty(0), slope)
         e, step, t, target = 0.3 * typical, 0.05, 1.0, NODE_GAP
-        while True:
+        for _ in range(_MOST_NODES):
             node = make_node(profile, e, t)
             reached = float(curve.radius(np.array([min(max(node.w, 0.0), 0.5)]))[0])
             gap = 1 - reached / e
@@ -358,13 +363,14 @@ class LevelSetCurve:
                 e = float(curve.e[-1]) * (1 + step)
                 continue
             if node.w <= _LEAST_FAILURE:
-                return curve
+                break
             if node.w < (curve.w[-1] if len(curve.w) else 0.5):
                 kappa = math.exp(min(node.t, 700.0)) * (1 - 1e-14)
                 curve = cls(np.append(curve.e, e), np.append(curve.w, node.w), np.append(curve.kappa, kappa), slope)
             t = node.t
             step = min(max(step * min(1.5, max(target / max(gap, 1e-12), 0.5)), least), 0.5)
             e *= 1 + step
+        return curve
 
     def radius(self, w: Array) -> Array:
         """Return the proved radius for probabilities of at least 1 - w; 0 from w = 1/2 on, infinite at w = 0."""
@@ -436,6 +442,8 @@ def level_set_radius(profile: SphericalProfile, w: float) -> LevelSetRadius:
 def estimate_radius(profile: SphericalProfile, curve: LevelSetCurve, w: float) -> float:
     """Return an estimate, not a bound, of the radius at failure probability `w`, from plain quadrature.
 
+    Where quadrature fails, the proved radius is returned.
+
     The relative gap between it and `curve.radius(w)` is what rounding and the steps between nodes cost.
     """
     from scipy.optimize import brentq
@@ -452,6 +460,8 @@ def estimate_radius(profile: SphericalProfile, curve: LevelSetCurve, w: float) -
         high *= 1.2
     low = lower * 0.95
     if estimate_failure(profile, low)[0] <= w:
+        return lower
+    if estimate_failure(profile, high)[0] > w:
         return lower
     root: float = brentq(lambda e: estimate_failure(profile, e)[0] - w, low, high, rtol=1e-9)
     return root

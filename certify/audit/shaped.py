@@ -1,0 +1,271 @@
+"""The fixed-sample-size checker for laws with shape parameters: the law is settled by `run.json`, then checked as any other."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+from certify.audit import fields
+from certify.audit.exact import context, digits
+from certify.audit.findings import AuditError, Findings
+from certify.audit.fixed import FixedChecker
+from certify.audit.radii import ExactLaw, Radius
+from certify.audit.radii_shapes import (
+    LEAST_FAILURE,
+    ball_radius,
+    bose_radius,
+    exponential_radius,
+    power_radius,
+    quantile_radius,
+)
+from certify.audit.spec import RunSpec
+
+Shapes = Mapping[str, Any]
+Rule = Callable[[Shapes, int], bool]
+
+
+@dataclass(frozen=True, eq=False)
+class ShapedLaw:
+    """What is proved for a family of laws with shape parameters.
+
+    Attributes:
+        name: The law's name in `run.json`.
+        parameter: Name of its scale.
+        shapes: Names of its other parameters.
+        allowed: Whether (shapes, dimension) are in the law's range.
+        sigma: (shapes, dimension) -> sigma per scale; None where it is infinite.
+        radii: Norm -> (shapes, q, dimension) -> radius at scale 1.
+        derived: Norm -> whether the audit derives a radius for (shapes, dimension); norms that are not here always.
+        source: Where the radius is proved.
+    """
+
+    name: str
+    parameter: str
+    shapes: tuple[str, ...]
+    allowed: Rule
+    sigma: Callable[[Shapes, int], Any]
+    radii: Mapping[str, Callable[[Shapes, Any, int], Any]]
+    derived: Mapping[str, Rule]
+    source: str
+
+
+@lru_cache(maxsize=256)
+def settle(law: ShapedLaw, shapes: tuple[float, ...], dimension: int) -> ExactLaw:
+    """Return the law with one parameter that a family is for given shape parameters."""
+    mp = context()
+    values = {name: mp.mpf(value) for name, value in zip(law.shapes, shapes, strict=True)}
+    sigma = law.sigma(values, dimension)
+
+    def scaled(radius: Callable[[Shapes, Any, int], Any]) -> Radius:
+        return lru_cache(maxsize=65536)(lambda scale, q, d: scale * radius(values, q, d))
+
+    return ExactLaw(
+        name=law.name,
+        parameter=law.parameter,
+        sigma=lambda scale: mp.inf if sigma is None else sigma * scale,
+        radii={norm: scaled(radius) for norm, radius in law.radii.items()},
+        source=law.source,
+    )
+
+
+@dataclass(frozen=True)
+class ShapedChecker(FixedChecker):
+    """Checks the certificates of the estimator "fixed" under a family of laws with shape parameters.
+
+    Args:
+        law: Of no use before the shape parameters are known; names the law in `description`.
+        family: What is proved for the family.
+    """
+
+    family: ShapedLaw
+
+    def check_run(self, spec: RunSpec, found: Findings) -> None:
+        """Check what `run.json` says of the estimator and the law; see the base class.
+
+        Raises:
+            AuditError: As the base class, and if a shape parameter is out of range or no radius is derived here for it.
+        """
+        family = self.family
+        parameters = spec.law["parameters"]
+        values = [fields.number(parameters.get(name)) for name in family.shapes]
+        if set(parameters) != {family.parameter, *family.shapes} or any(value is None for value in values):
+            names = ", ".join((family.parameter, *family.shapes))
+            raise AuditError(
+                f"run.json cannot be audited: {family.name} noise must have the parameters {names}, each a number, got "
+                f"{parameters!r}"
+            )
+        mp = context()
+        shapes = {name: mp.mpf(value) for name, value in zip(family.shapes, values, strict=True)}
+        if not family.allowed(shapes, spec.dimension):
+            raise AuditError(f"run.json cannot be audited: {family.name} noise is not defined for {parameters!r}")
+        derived = family.derived.get(spec.proved_in)
+        if derived is not None and not derived(shapes, spec.dimension):
+            raise AuditError(
+                f"the audit derives no radius for {family.name} noise in norm {spec.proved_in!r} with {parameters!r}"
+            )
+        checker, reduced = self._settled(spec)
+        if family.sigma(shapes, spec.dimension) is None:
+            # An infinite sigma is recorded as null: what the base class compares is replaced by a finite pair.
+            if spec.law.get("sigma") is not None:
+                found.add(None, "sigma", spec.law.get("sigma"), "null: infinite", where="run.json")
+            scale = parameters[family.parameter]
+            checker = FixedChecker(replace(checker.law, sigma=lambda scale: scale))
+            reduced = replace(reduced, law={**reduced.law, "sigma": scale})
+        checker.check_run(reduced, found)
+
+    def _check_radius(self, index: int, recorded: Any, q_upper: float, spec: RunSpec, found: Findings) -> None:
+        if 0.0 < q_upper < LEAST_FAILURE:
+            found.add(index, "radius", recorded, f"nothing: no number of votes proves q_upper = {q_upper!r}")
+            return
+        checker, reduced = self._settled(spec)
+        checker._check_radius(index, recorded, q_upper, reduced, found)
+
+    def _settled(self, spec: RunSpec) -> tuple[FixedChecker, RunSpec]:
+        family, parameters = self.family, spec.law["parameters"]
+        law = settle(family, tuple(parameters[name] for name in family.shapes), spec.dimension)
+        scale = {family.parameter: parameters[family.parameter]}
+        return FixedChecker(law), replace(spec, law={**spec.law, "parameters": scale})
+
+
+def shaped(family: ShapedLaw) -> ShapedChecker:
+    """Return the checker of a family."""
+    law = ExactLaw(family.name, family.parameter, lambda scale: context().nan, {}, family.source)
+    return ShapedChecker(law, family)
+
+
+def _gamma_ratio(x: Any, y: Any) -> Any:
+    mp = context()
+    return mp.exp(mp.loggamma(x) - mp.loggamma(y))
+
+
+def _exp_inf_sigma(shapes: Shapes, d: int) -> Any:
+    k, j = shapes["k"], shapes["j"]
+    return context().sqrt(context().mpf(d + 2) / (3 * d) * _gamma_ratio((d + 2 - j) / k, (d - j) / k))
+
+
+def _exp_one_sigma(shapes: Shapes, d: int) -> Any:
+    k = shapes["k"]
+    return context().sqrt(context().mpf(2) / (d * (d + 1)) * _gamma_ratio((d + 2) / k, d / k))
+
+
+def _exp_inf_linf(shapes: Shapes, q: Any, d: int) -> Any:
+    return exponential_radius(shapes["k"], shapes["j"], q, d)
+
+
+def _exp_inf_l1(shapes: Shapes, q: Any, d: int) -> Any:
+    """Linear down to q = 1/(2d), where the mean score is E g / (2d); from there on the radius at linf for d q."""
+    mp = context()
+    k, j = shapes["k"], shapes["j"]
+    if d == 1:
+        return exponential_radius(k, j, q, d)
+    if j >= d - 1:
+        return mp.zero
+    corner = mp.one / (2 * d)
+    slope = 2 * mp.mpf(d) / (d - 1) * _gamma_ratio((d - j) / k, (d - 1 - j) / k)
+    beyond = exponential_radius(k, j, d * q, d) if q < corner else mp.zero
+    return slope * (mp.mpf(1) / 2 - max(q, corner)) + beyond
+
+
+def _pow_inf_l1(shapes: Shapes, q: Any, d: int) -> Any:
+    mp = context()
+    a = shapes["a"]
+    if d == 1:
+        return power_radius(a, q, d)
+    corner = mp.one / (2 * d)
+    beyond = power_radius(a, d * q, d) if q < corner else mp.zero
+    return 2 * d / (a - d) * (mp.mpf(1) / 2 - max(q, corner)) + beyond
+
+
+def _pow_inf_sigma(shapes: Shapes, d: int) -> Any:
+    e = shapes["a"] - d
+    return context().sqrt((d + 2) * (d + 1) / (3 * (e - 1) * (e - 2))) if e > 2 else None
+
+
+def _pareto_l1(shapes: Shapes, q: Any, d: int) -> Any:
+    mp = context()
+    a, w = shapes["a"], 1 - 2 * q
+    b = a / (a + 1)
+    return w / a * mp.hyp2f1(1, b, 1 + b, w ** (1 + 1 / a))
+
+
+def _pareto_sigma(shapes: Shapes, d: int) -> Any:
+    a = shapes["a"]
+    return context().sqrt(2 / ((a - 1) * (a - 2))) if a > 2 else None
+
+
+def _exp_p_l1(shapes: Shapes, q: Any, d: int) -> Any:
+    return quantile_radius(shapes["p"], q) if shapes["p"] >= 1 else bose_radius(shapes["p"], q)
+
+
+_YANG = "Yang et al. 2020, Theorem 1 and Table 1"
+
+EXP_INF = ShapedLaw(
+    name="exp_inf",
+    parameter="scale",
+    shapes=("k", "j"),
+    allowed=lambda shapes, d: shapes["k"] > 0 and 0 <= shapes["j"] < d,
+    sigma=_exp_inf_sigma,
+    radii={"l1": _exp_inf_l1, "linf": _exp_inf_linf},
+    # For k > 1 and j > 0 the score falls and then rises: no integral of one variable is written here.
+    derived={norm: lambda shapes, d: shapes["k"] <= 1 or shapes["j"] in (0, d - 1) for norm in ("l1", "linf")},
+    source=_YANG,
+)
+
+EXP_ONE = ShapedLaw(
+    name="exp_one",
+    parameter="scale",
+    shapes=("k",),
+    allowed=lambda shapes, d: shapes["k"] > 0,
+    sigma=_exp_one_sigma,
+    radii={"l1": lambda shapes, q, d: exponential_radius(shapes["k"], context().zero, q, d)},
+    derived={},
+    source=_YANG,
+)
+
+EXP_P = ShapedLaw(
+    name="exp_p",
+    parameter="scale",
+    shapes=("p",),
+    allowed=lambda shapes, d: 0.02 <= shapes["p"] <= 1e6,
+    sigma=lambda shapes, d: context().sqrt(_gamma_ratio(3 / shapes["p"], 1 / shapes["p"])),
+    radii={"l1": _exp_p_l1},
+    derived={},
+    source=_YANG,
+)
+
+PARETO = ShapedLaw(
+    name="pareto",
+    parameter="scale",
+    shapes=("a",),
+    allowed=lambda shapes, d: 1e-3 <= shapes["a"] <= 1e12,
+    sigma=_pareto_sigma,
+    radii={"l1": _pareto_l1},
+    derived={},
+    source=_YANG,
+)
+
+POW_INF = ShapedLaw(
+    name="pow_inf",
+    parameter="scale",
+    shapes=("a",),
+    allowed=lambda shapes, d: shapes["a"] > d,
+    sigma=_pow_inf_sigma,
+    radii={"l1": _pow_inf_l1, "linf": lambda shapes, q, d: power_radius(shapes["a"], q, d)},
+    derived={},
+    source=_YANG,
+)
+
+UNIFORM_BALL = ShapedLaw(
+    name="uniform_ball",
+    parameter="ball_radius",
+    shapes=(),
+    allowed=lambda shapes, d: True,
+    sigma=lambda shapes, d: 1 / context().sqrt(d + 2),
+    radii={
+        "l1": lambda shapes, q, d: ball_radius(q, d),
+        "l2": lambda shapes, q, d: ball_radius(q, d),
+        "linf": lambda shapes, q, d: ball_radius(q, d) / context().sqrt(d),
+    },
+    derived={},
+    source=_YANG,
+)
