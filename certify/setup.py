@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from certify.cache import use_cache
 from certify.datasets import load_dataset
 from certify.datasets.selection import parse_shard, select_indices
 from certify.errors import UsageError
@@ -106,6 +107,7 @@ def prepare(options: RunOptions, environ: dict[str, str]) -> Prepared:
         DatasetError: If the data cannot be loaded or do not fit.
         UnsupportedNormError: If no radius is proved for the norm.
     """
+    use_cache()
     norm = Norm.parse(options.norm)
     convert_from = None if options.convert_from is None else Norm.parse(options.convert_from)
     estimator = FixedEstimator(options.n0, options.n, options.alpha)

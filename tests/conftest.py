@@ -1,10 +1,13 @@
 """Fixtures shared by all tests."""
 
 import os
+import tempfile
 from pathlib import Path
 
 # Test processes run beside each other, one per core: more threads in each would only get in each other's way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Tables computed by tests are not left in anybody's cache, and none is read from there.
+os.environ["CERTIFY_CACHE"] = tempfile.mkdtemp(prefix="wulff-tests-")
 
 import pytest
 import torch

@@ -502,7 +502,7 @@ def test_fit_refuses_what_does_not_fit() -> None:
         trainer.fit(images, labels - 1)
     with pytest.raises(InvalidArgumentError, match=r"labels must be in 0\.\.2, the classes of the model, got 3"):
         trainer.fit(images, labels + 1)
-    with pytest.raises(ClassifierError, match=r"fails on inputs of shape \(1, 4, 4\)"):
+    with pytest.raises(ClassifierError, match=r"failed on a batch of shape \(2, 1, 4, 4\)"):
         Trainer(linear(15, 3), law, NoiseAugmentation(), config).fit(images, labels)
     with pytest.raises(
         ClassifierError, match=r"must return scores \[batch, classes\], got torch.float32 \(2, 1, 4, 4\)"

@@ -78,7 +78,6 @@ def lower_gamma(a: Any, log_u: Any, log_gamma: Any) -> Any:
 
 def lower_beta(a: Any, b: Any, v: Any) -> Any:
     """Return I_v(a, b), regularised, 0 < v < 1."""
-    mp = context()
     if v > 0.5:
         return 1 - _beta_series(b, a, 1 - v)
     return _beta_series(a, b, v)
@@ -131,7 +130,7 @@ def gamma_log_quantile(b: Any, target: Any) -> Any:
 
 
 def exponential_radius(k: Any, j: Any, q: Any, dimension: int) -> Any:
-    """Return int_q^{1/2} dp / Phi for the score +-(k r^k + j) / r with a fair sign, r^(d-1-j) exp(-r^k); see A of below.
+    """Return int_q^{1/2} dp / Phi for the score +-(k r^k + j) / r with a fair sign, r of density ~ r^(d-1-j) exp(-r^k).
 
     u = r^k has the Gamma(b) law, b = (d - j) / k. For k <= 1 the worst sets are {u <= c}, for k > 1 (only j = 0 here) they
     are {u >= c}: R is the integral of the density of u over E[score; the set], from the quantile of 2 q on.
@@ -179,17 +178,18 @@ def power_radius(a: Any, q: Any, dimension: int) -> Any:
     def density(x: Any) -> Any:
         return mp.exp(e * x + (d - 1) * mp.log(-mp.expm1(x)) - _log_beta(e, d))
 
-    # log v with P(V >= v) = 2 q, in y = -log v > 0 where P(V >= e^-y) rises; it is at most (1 - v)^d / (d B(d, e)) for
-    # e >= 1 and 0 at y = 0 in any case.
+    # In y = -log v, so that P(V >= e^-y) rises from 0 at y = 0.
     y = _solve(
         lambda y: survival(e, -y) if y > 0 else mp.zero,
         lambda y: density(-y),
         mp.zero,
-        mp.one / 1024,
+        mp.one / (1 + e),
         2 * q,
     )
-    width = min(mp.sqrt(1 / e + 1 / d), mp.one)
-    return integrate(lambda x: density(x) / (e * survival(e + 1, x)), -y, -min(width, y), 3 * max(width, 1 / e))
+    # The standard deviation of log V.
+    width = mp.sqrt(mp.psi(1, e) - mp.psi(1, a))
+    first = -min(width, y, mp.one)
+    return integrate(lambda x: density(x) / (e * survival(e + 1, x)), -y, first, 3 * width)
 
 
 def sign_radius(q: Any, dimension: int) -> Any:

@@ -1,4 +1,4 @@
-"""The fixed-sample-size checker for laws with shape parameters: the law is settled by `run.json`, then checked as any other."""
+"""The fixed-sample-size checker for laws with shape parameters, which `run.json` settles."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 from certify.audit import fields
-from certify.audit.exact import context, digits
+from certify.audit.exact import context
 from certify.audit.findings import AuditError, Findings
 from certify.audit.fixed import FixedChecker
 from certify.audit.radii import ExactLaw, Radius

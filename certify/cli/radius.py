@@ -80,6 +80,7 @@ def radius(
 
     certify radius --noise gaussian,laplace,uniform --sigma 1 --norm l1 --shape 3x32x32 --plot radii.png
     """
+    from certify.cache import use_cache
     from certify.calculator import calculate, parse_shape
     from certify.errors import UsageError
     from certify.laws import build_laws, parse_laws
@@ -101,6 +102,7 @@ def radius(
             raise UsageError(f"--plot draws each law's own radius at every p: leave out {', '.join(useless)}")
         _plot(laws, norm, plot, as_json)
         return
+    use_cache()
     result = calculate(
         law=laws[0],
         norm=norm,

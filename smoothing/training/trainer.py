@@ -114,10 +114,7 @@ class Trainer:
         # On a GPU a label beyond the scores kills the process's CUDA context; one forward pass finds it here.
         rows = len(images[:2])
         with self._forward.evaluating(), torch.no_grad():
-            try:
-                scores = self._forward(as_inputs(images[:2], self.device))
-            except RuntimeError as error:
-                raise ClassifierError(f"the model fails on inputs of shape {self.law.shape}: {error}") from error
+            scores = self._forward(as_inputs(images[:2], self.device))
         if not isinstance(scores, Tensor) or not scores.is_floating_point() or scores.dim() != 2 or len(scores) != rows:
             shape = f"{scores.dtype} {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
             raise ClassifierError(
