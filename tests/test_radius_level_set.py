@@ -13,7 +13,7 @@ from scipy.special import ndtr, ndtri
 
 from smoothing.distributions.exp_two import Exp2, Exp2Profile
 from smoothing.distributions.pow_two import Pow2, Pow2Profile
-from smoothing.distributions.spherical import SphericalLaw
+from smoothing.distributions.spherical import LevelSetLaw, SphericalLaw
 from smoothing.distributions.uniform_ball import UniformBall
 from smoothing.errors import InvalidArgumentError
 from smoothing.radius import table
@@ -379,3 +379,11 @@ def test_laws_use_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     finally:
         table.use_folder(None)
         table.curve_of.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "law", [Exp2((150_528,), sigma=1.0, k=0.1), Pow2((150_528,), sigma=1.0, k=0.5, a=4e5)], ids=str
+)
+def test_parameters_beyond_the_special_functions_are_refused(law: LevelSetLaw) -> None:
+    with pytest.raises(InvalidArgumentError, match="no radius is proved"):
+        law.radius(0.9, "l2")
