@@ -62,7 +62,8 @@ def audit(
 
     [bold]--replay K[/bold] goes further: after comparing the digests of model, data and inputs, it draws the noise of K
     inputs again from the recorded seed, and compares the votes. Votes that the last bits decide (near-ties) are listed;
-    only they may differ. The noise is the same only on the recorded kind of device with the recorded version of torch.
+    only they may differ. The noise is the same only on the recorded kind of device (GPU: the same
+    model) with the recorded version of torch.
 
     Exit code 0: everything follows from the votes. 1: something does not, or cannot be checked.
 
