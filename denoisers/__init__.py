@@ -5,5 +5,20 @@ the certificate is for the pair. This floor imports `smoothing` only.
 """
 
 from denoisers.base import DenoisedClassifier, Denoiser
+from denoisers.classical import CLASSICAL, ClassicalDenoiser
+from denoisers.dncnn import DnCNN
+from denoisers.memnet import MemNet
+from denoisers.table import DENOISERS, build_denoiser
+from denoisers.unet import UNet
 
-__all__ = ["DenoisedClassifier", "Denoiser"]
+__all__ = [
+    "CLASSICAL",
+    "DENOISERS",
+    "ClassicalDenoiser",
+    "DenoisedClassifier",
+    "Denoiser",
+    "DnCNN",
+    "MemNet",
+    "UNet",
+    "build_denoiser",
+]
