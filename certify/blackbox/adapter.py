@@ -1,0 +1,137 @@
+"""The base of every adapter: how one kind of service is asked, and how its answers are read."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any, ClassVar
+
+import httpx
+from jaxtyping import UInt8
+from numpy import ndarray
+
+from certify.blackbox.answers import Answer, NoAnswerError, RefusedError, ServiceError
+
+
+@dataclass(frozen=True)
+class Adapter(ABC):
+    """One kind of service. A concrete adapter is one frozen dataclass in a file of its own, with a row in `table.py`.
+
+    Its fields say how to reach the service; secrets are not among them, they are read from the environment when a call is
+    made, and never stored. `describe` is part of a run's identity.
+    """
+
+    name: ClassVar[str]
+    """Name on the command line."""
+
+    images_per_call: ClassVar[int] = 1
+    """Images that one call may carry; a bill usually counts images."""
+
+    @abstractmethod
+    async def ask(
+        self, client: httpx.AsyncClient, images: UInt8[ndarray, "batch height width channel"]
+    ) -> Sequence[Answer]:
+        """Ask once, without retry, about at most `images_per_call` images; one answer each, in order.
+
+        Raises:
+            NoAnswerError: If no answer was obtained: asked again by the caller.
+            RefusedError: If the service answered without a label: the outcome "invalid" for all the images.
+            ServiceError: If the service cannot be used as asked for: stops the run.
+        """
+
+    async def check(self, client: httpx.AsyncClient) -> str | None:
+        """Ask the service about itself, before the first vote; return a remark for people, or None.
+
+        Raises:
+            NoAnswerError: If it does not answer.
+            ServiceError: If it cannot be used.
+        """
+        return None
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """Return the adapter as JSON-ready data, all that can change a label among it, and no secret."""
+
+
+async def send(client: httpx.AsyncClient, method: str, url: str, **options: Any) -> httpx.Response:
+    """Send one request and sort its fate; the response returned is a 2xx.
+
+    Args:
+        client: Follows no redirects and verifies certificates.
+        method: "GET" or "POST".
+        url: Where to.
+        options: Of `httpx.AsyncClient.request`.
+
+    Raises:
+        NoAnswerError: On transport errors, 408, 429 and 5xx.
+        RefusedError: On 400, 413, 415, 422 and other errors that speak about this request.
+        ServiceError: On 401, 403, 404, 405 and redirects: they would meet every request alike.
+    """
+    try:
+        response = await client.request(method, url, **options)
+    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+        raise NoAnswerError(f"cannot connect to {host(url)}: {type(error).__name__}", reached=False) from None
+    except httpx.TransportError as error:
+        # From None: a traceback would carry the request with its headers.
+        raise NoAnswerError(f"lost the connection to {host(url)}: {type(error).__name__}") from None
+    except httpx.InvalidURL:
+        raise ServiceError(f"the address of the service is not a URL: {url!r}") from None
+    status = response.status_code
+    if 200 <= status < 300:
+        return response
+    if status in (408, 429) or status >= 500:
+        raise NoAnswerError(f"HTTP {status}", after=_retry_after(response))
+    if status in (401, 403):
+        raise ServiceError(
+            f"{host(url)} refused the credentials (HTTP {status}); check the environment variable that holds them"
+        )
+    if status in (404, 405) or status < 400:
+        raise ServiceError(f"HTTP {status} from {url}: check the address and the name of the model")
+    raise RefusedError(f"HTTP {status}")
+
+
+def host(url: str) -> str:
+    """Return scheme, host and port of a URL: a query or path may hold a key."""
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL:
+        return "the service"
+    port = f":{parsed.port}" if parsed.port else ""
+    return f"{parsed.scheme}://{parsed.host}{port}"
+
+
+def read_json(response: httpx.Response) -> Any:
+    """Return the body as JSON.
+
+    Raises:
+        RefusedError: If it is none: an answer was given, but it cannot be read.
+    """
+    try:
+        return response.json()
+    except ValueError:
+        raise RefusedError("the answer is not JSON") from None
+
+
+def top_score(scores: Sequence[Any]) -> str | None:
+    """Return the number of the largest score as text; None where a score is no finite number. Ties go to the first."""
+    values = [
+        float(score) if isinstance(score, int | float) and not isinstance(score, bool) else math.nan for score in scores
+    ]
+    if not values or not all(math.isfinite(value) for value in values):
+        return None
+    return str(values.index(max(values)))
+
+
+def _retry_after(response: httpx.Response) -> float | None:
+    text = response.headers.get("retry-after", "")
+    try:
+        return max(0.0, float(text))
+    except ValueError:
+        pass
+    try:
+        from datetime import UTC, datetime
+
+        return max(0.0, (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds())
+    except (TypeError, ValueError):
+        return None

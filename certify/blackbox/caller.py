@@ -1,0 +1,170 @@
+"""Calls with retries: asks again when, and only when, no answer was obtained."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+from jaxtyping import UInt8
+from numpy import ndarray
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_delay
+from tenacity.wait import wait_base, wait_random_exponential
+
+from certify.blackbox.adapter import Adapter
+from certify.blackbox.answers import Answer, NoAnswerError, RefusedError, ServiceError
+from certify.blackbox.pace import Pace
+from certify.errors import UsageError
+
+
+@dataclass(frozen=True)
+class CallSettings:
+    """How a service is called; none of it can change an answer.
+
+    Args:
+        concurrency: Calls in flight at most; also what a kill may pay twice.
+        per_second: Calls a second at most; None: no limit.
+        timeout: Seconds to wait for one answer.
+        patience: Seconds after which a question that was never answered counts as "invalid".
+        first_wait: Seconds that the first retry waits at most; doubled from retry to retry, jittered.
+
+    Raises:
+        UsageError: If a value is not positive.
+    """
+
+    concurrency: int = 8
+    per_second: float | int | None = None
+    timeout: float | int = 60.0
+    patience: float | int = 300.0
+    first_wait: float | int = 0.5
+
+    def __post_init__(self) -> None:
+        for key in ("concurrency", "timeout", "patience", "first_wait"):
+            if not 0 < getattr(self, key) < float("inf"):
+                raise UsageError(f"{key} must be positive, got {key}={getattr(self, key)}")
+
+
+@dataclass
+class CallCounts:
+    """What was sent: for progress, bills and tests."""
+
+    attempts: int = 0
+    answered: int = 0
+    retries: int = 0
+
+
+class _Wait(wait_base):
+    """Exponential with full jitter, but never shorter than the service's Retry-After."""
+
+    def __init__(self, first: float) -> None:
+        self._backoff = wait_random_exponential(multiplier=first, max=60.0)
+
+    def __call__(self, retry_state: RetryCallState) -> float:
+        error = retry_state.outcome.exception() if retry_state.outcome else None
+        asked = error.after if isinstance(error, NoAnswerError) and error.after is not None else 0.0
+        return max(asked, self._backoff(retry_state))
+
+
+class Caller:
+    """Asks one service, on one event loop.
+
+    Args:
+        adapter: How it is asked.
+        settings: Concurrency, rate, patience.
+        transport: Of httpx, for tests.
+        on_retry: Called with the reason of each retry.
+    """
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        settings: CallSettings,
+        *,
+        transport: httpx.AsyncBaseTransport | None = None,
+        on_retry: Callable[[str], None] | None = None,
+    ) -> None:
+        self.adapter = adapter
+        self.settings = settings
+        self.counts = CallCounts()
+        self._pace = Pace(settings.per_second)
+        self._on_retry = on_retry
+        limits = httpx.Limits(max_connections=settings.concurrency, max_keepalive_connections=settings.concurrency)
+        # Certificates are verified and redirects refused: a redirect could carry a key elsewhere.
+        self._client = httpx.AsyncClient(
+            timeout=httpx.Timeout(settings.timeout, pool=None),
+            limits=limits,
+            follow_redirects=False,
+            transport=transport,
+            headers={"User-Agent": "certify (randomized smoothing)"},
+        )
+
+    async def check(self) -> str | None:
+        """Ask the service about itself; see `Adapter.check`.
+
+        Raises:
+            ServiceError: If it cannot be used, or does not answer within a few seconds.
+        """
+        try:
+            remark: str | None = await self._retrying(
+                lambda: self.adapter.check(self._client), min(10.0, self.settings.patience)
+            )
+            return remark
+        except NoAnswerError as error:
+            raise ServiceError(f"the service does not answer: {error.reason}") from None
+
+    async def ask(self, images: UInt8[ndarray, "batch height width channel"]) -> Sequence[Answer]:
+        """Return one answer an image, "invalid" where the service refused or never answered.
+
+        Raises:
+            ServiceError: If the service cannot be used, or cannot be reached at all any more.
+        """
+        answers: Sequence[Answer]
+        try:
+            answers = await self._retrying(lambda: self._once(images), self.settings.patience)
+        except RefusedError as error:
+            answers = [Answer(None, error.version, error.reason)] * len(images)
+        except NoAnswerError as error:
+            if not error.reached:
+                # The images were never seen, so that this cannot depend on them: stopping drops no vote.
+                raise ServiceError(
+                    f"{error.reason}; nothing was counted for the questions that could not be asked: "
+                    "repeat the same command when the service is back"
+                ) from None
+            answers = [Answer(None, None, f"no answer within {self.settings.patience:g} s: {error.reason}")] * len(
+                images
+            )
+        if len(answers) != len(images):
+            answers = [Answer(None, None, f"{len(answers)} answers for {len(images)} images")] * len(images)
+        self.counts.answered += len(images)
+        return answers
+
+    async def _once(self, images: UInt8[ndarray, "batch height width channel"]) -> Sequence[Answer]:
+        await self._pace.turn()
+        self.counts.attempts += 1
+        try:
+            return await self.adapter.ask(self._client, images)
+        except NoAnswerError as error:
+            if error.after:
+                self._pace.pause(error.after)
+            raise
+
+    async def _retrying(self, call: Callable[[], Any], patience: float) -> Any:
+        async for attempt in AsyncRetrying(
+            retry=retry_if_exception_type(NoAnswerError),
+            wait=_Wait(self.settings.first_wait),
+            stop=stop_after_delay(patience),
+            before_sleep=self._note,
+            reraise=True,
+        ):
+            with attempt:
+                return await call()
+        raise AssertionError("unreachable: the loop returns or raises")
+
+    def _note(self, state: RetryCallState) -> None:
+        self.counts.retries += 1
+        error = state.outcome.exception() if state.outcome else None
+        if self._on_retry is not None and isinstance(error, NoAnswerError):
+            self._on_retry(error.reason)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()

@@ -1,0 +1,206 @@
+"""Any service that takes an image and answers with JSON, described by a small validated TOML file.
+
+An example::
+
+    method = "POST"
+    url = "https://api.example.com/v1/classify"
+    headers = { Authorization = "Bearer ${EXAMPLE_KEY}" }
+    body = { image = "{{png_base64}}", top = 1 }      # or: raw = true, or: multipart = "file"
+    label = "predictions[0].name"                     # JMESPath; or: scores = "predictions[*].score"
+    version = "model.version"
+    refused = "error.code == 'content_filter'"
+
+The keys are the arguments of `HttpJson`.
+"""
+
+import base64
+import re
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar
+
+import httpx
+from jaxtyping import UInt8
+from numpy import ndarray
+
+from certify.blackbox.adapter import Adapter, read_json, send, top_score
+from certify.blackbox.answers import Answer, RefusedError
+from certify.blackbox.images import encode_png
+from certify.blackbox.secrets import expand_all, variables
+from certify.errors import UsageError
+
+PLACEHOLDER = "{{png_base64}}"
+_KEY = re.compile(r"key|token|secret|password|authorization", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class HttpJson(Adapter):
+    """A service described by a file; see the module.
+
+    Args:
+        url: Full address, with http:// or https://; `${NAME}` is taken from the environment.
+        method: "POST" or "PUT".
+        headers: Header -> value; values may hold `${NAME}`. A header that looks like a secret must.
+        body: JSON body in which the text "{{png_base64}}" stands for the image; exactly one of body, raw, multipart.
+        raw: Send the PNG itself as the body.
+        multipart: Send the PNG as a form's file of this name.
+        label: JMESPath to the label (text, number or boolean); exactly one of label and scores.
+        scores: JMESPath to the list of all scores, in the order of the classes.
+        version: JMESPath to the version of the service.
+        refused: JMESPath that is true (not null, false or empty) where the service refused to answer.
+
+    Raises:
+        UsageError: If a value is not allowed; the message names the key.
+    """
+
+    url: str
+    method: str = "POST"
+    headers: tuple[tuple[str, str], ...] = ()
+    body: Any = None
+    raw: bool = False
+    multipart: str | None = None
+    label: str | None = None
+    scores: str | None = None
+    version: str | None = None
+    refused: str | None = None
+
+    name: ClassVar[str] = "http-json"
+
+    def __post_init__(self) -> None:
+        import jmespath
+
+        if not isinstance(self.url, str) or not self.url.startswith(("http://", "https://")):
+            raise UsageError(f"url must begin with http:// or https://, got url={self.url!r}")
+        if self.method not in ("POST", "PUT"):
+            raise UsageError(f"method must be POST or PUT, got method={self.method!r}")
+        ways = [key for key in ("body", "raw", "multipart") if getattr(self, key)]
+        if len(ways) != 1:
+            raise UsageError(f"exactly one of body, raw and multipart says how the image is sent, got {ways or 'none'}")
+        if self.body is not None and _count(self.body) != 1:
+            raise UsageError(
+                f"body must hold the text {PLACEHOLDER} once, where the image goes; got {_count(self.body)}"
+            )
+        if (self.label is None) == (self.scores is None):
+            raise UsageError("exactly one of label and scores says where the answer is (a JMESPath)")
+        for key in ("label", "scores", "version", "refused"):
+            path = getattr(self, key)
+            if path is None:
+                continue
+            try:
+                jmespath.compile(path)
+            except Exception as error:  # its error classes share no base but ValueError's
+                raise UsageError(f"{key} is not a JMESPath: {path!r} ({error})") from None
+        for header, value in self.headers:
+            if _KEY.search(header) and not variables(value):
+                raise UsageError(
+                    f"the header {header} looks like a secret: write it as ${{NAME}} and put the value into the environment"
+                )
+
+    @classmethod
+    def from_file(cls, path: Path) -> "HttpJson":
+        """Read the file.
+
+        Raises:
+            UsageError: If it cannot be read, is no TOML, or has an unknown key or a value of the wrong type.
+        """
+        try:
+            data = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UsageError(f"cannot read the adapter file {path}: {error.strerror or error}") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise UsageError(f"{path} is not TOML: {error}") from None
+        return cls.from_dict(data, str(path))
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], where: str) -> "HttpJson":
+        """Read what a file holds; `where` names it in messages."""
+        from certify.models.base import did_you_mean
+
+        allowed = {field.name for field in fields(cls)}
+        for key, value in data.items():
+            if key not in allowed:
+                hint = did_you_mean(key, sorted(allowed))
+                raise UsageError(f"{where}: unknown key {key!r}{hint}; allowed are {', '.join(sorted(allowed))}")
+            kind = {"raw": bool, "headers": dict, "body": object}.get(key, str)
+            if not isinstance(value, kind):
+                raise UsageError(f"{where}: {key} must be of type {kind.__name__}, got {value!r}")
+        if "url" not in data:
+            raise UsageError(f"{where}: the key 'url' is missing")
+        headers = data.get("headers", {})
+        for key, value in headers.items():
+            if not isinstance(value, str):
+                raise UsageError(f"{where}: headers.{key} must be text, got {value!r}")
+        try:
+            return cls(**{**data, "headers": tuple(sorted(headers.items()))})
+        except UsageError as error:
+            raise UsageError(f"{where}: {error}") from None
+
+    def describe(self) -> dict[str, Any]:
+        """Return the file's content; headers by name only, for their values may be secrets."""
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {"adapter": self.name, **found, "headers": sorted(key for key, _ in self.headers)}
+
+    async def ask(
+        self, client: httpx.AsyncClient, images: UInt8[ndarray, "batch height width channel"]
+    ) -> Sequence[Answer]:
+        """Ask about one image; see `Adapter.ask`."""
+        from certify.blackbox.secrets import expand
+
+        png = encode_png(images[0])
+        headers = expand_all(dict(self.headers))
+        options: dict[str, Any]
+        if self.raw:
+            options = {"content": png}
+            headers.setdefault("Content-Type", "image/png")
+        elif self.multipart:
+            options = {"files": {self.multipart: ("image.png", png, "image/png")}}
+        else:
+            options = {"json": _fill(self.body, base64.b64encode(png).decode())}
+        response = await send(client, self.method, expand(self.url), headers=headers, **options)
+        return [self.read(read_json(response))]
+
+    def read(self, answer: Any) -> Answer:
+        """Turn the JSON of an answer into an `Answer`."""
+        version = self._text(self.version, answer)
+        if self.refused is not None and self._find(self.refused, answer):
+            return Answer(None, version, "the service refused")
+        if self.scores is not None:
+            scores = self._find(self.scores, answer)
+            label = top_score(scores) if isinstance(scores, list) else None
+        else:
+            label = self._text(self.label, answer)
+        return Answer(label, version, "" if label is not None else "the answer holds no label")
+
+    def _find(self, path: str, answer: Any) -> Any:
+        import jmespath
+
+        try:
+            return jmespath.search(path, answer)
+        except jmespath.exceptions.JMESPathError:
+            raise RefusedError("the answer is not of the expected form") from None
+
+    def _text(self, path: str | None, answer: Any) -> str | None:
+        found = None if path is None else self._find(path, answer)
+        if isinstance(found, bool):
+            return "true" if found else "false"
+        if isinstance(found, str | int):
+            return str(found).strip() or None
+        return None
+
+
+def _count(body: Any) -> int:
+    if isinstance(body, str):
+        return body.count(PLACEHOLDER)
+    if isinstance(body, dict):
+        return sum(_count(value) for value in body.values())
+    return sum(_count(value) for value in body) if isinstance(body, list) else 0
+
+
+def _fill(body: Any, text: str) -> Any:
+    if isinstance(body, str):
+        return body.replace(PLACEHOLDER, text)
+    if isinstance(body, dict):
+        return {key: _fill(value, text) for key, value in body.items()}
+    return [_fill(value, text) for value in body] if isinstance(body, list) else body

@@ -1,0 +1,108 @@
+"""A Python callable on 8-bit images as a service: for tests, for what runs in this process, and for comparison."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import httpx
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from numpy import ndarray
+
+from certify.blackbox.adapter import Adapter
+from certify.blackbox.answers import Answer, RefusedError
+from certify.blackbox.images import dequantize
+
+
+@dataclass(frozen=True)
+class LocalCallable(Adapter):
+    """Calls a function that maps images (uint8, [batch, height, width, channel]) to one label each.
+
+    A label is text, a class number, or None for a refusal; an exception of the function is a refusal of all.
+
+    Args:
+        function: What is asked.
+        identity: Text that names the function in a run's identity.
+        batch: Images a call.
+    """
+
+    function: Callable[[Any], Sequence[Any]]
+    identity: str = "callable"
+    batch: int = 64
+
+    name: ClassVar[str] = "callable"
+
+    @property
+    def images_per_call(self) -> int:  # type: ignore[override]
+        """Images that one call may carry."""
+        return self.batch
+
+    def describe(self) -> dict[str, Any]:
+        """Return the identity."""
+        return {"adapter": self.name, "identity": self.identity}
+
+    async def ask(
+        self, client: httpx.AsyncClient, images: UInt8[ndarray, "batch height width channel"]
+    ) -> Sequence[Answer]:
+        """Call the function in a thread; see `Adapter.ask`."""
+        try:
+            labels = await asyncio.to_thread(self.function, images)
+        except Exception as error:  # whatever the user's function raises is its answer
+            raise RefusedError(f"the function raised {type(error).__name__}") from None
+        if len(labels) != len(images):
+            raise RefusedError(f"the function returned {len(labels)} labels for {len(images)} images")
+        return [_answer(label) for label in labels]
+
+
+def torch_function(classifier: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Any], list[int | None]]:
+    """Return the function on 8-bit images that a torch classifier makes: k / 255, forward, argmax."""
+
+    def function(images: UInt8[ndarray, "batch height width channel"]) -> list[int | None]:
+        with torch.inference_mode():
+            output = classifier(dequantize(images))
+        if not output.is_floating_point():
+            return [int(label) for label in output.tolist()]
+        good = output.isfinite().all(1).tolist()
+        return [int(label) if fine else None for label, fine in zip(output.argmax(1).tolist(), good, strict=True)]
+
+    return function
+
+
+def onnx_function(path: str, *, threads: int = 1) -> Callable[[Any], list[int | None]]:
+    """Return the function on 8-bit images that an ONNX file makes in ONNX Runtime: k / 255, run, argmax.
+
+    Raises:
+        UsageError: If onnxruntime is absent or the file cannot be read.
+    """
+    from certify.errors import UsageError
+
+    try:
+        import onnxruntime
+    except ImportError:
+        raise UsageError("ONNX Runtime is not installed: pip install 'wulff[onnx]'") from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its exceptions are a family of their own
+        raise UsageError(f"cannot read the ONNX file {path}: {str(error).splitlines()[0]}") from None
+    [name] = [entry.name for entry in session.get_inputs()][:1]
+
+    def function(images: UInt8[ndarray, "batch height width channel"]) -> list[int | None]:
+        [scores, *_] = session.run(None, {name: dequantize(images).numpy()})
+        if np.issubdtype(scores.dtype, np.integer):
+            return [int(label) for label in scores.reshape(-1)]
+        good = np.isfinite(scores).all(1)
+        return [int(row.argmax()) if fine else None for row, fine in zip(scores, good, strict=True)]
+
+    return function
+
+
+def _answer(label: Any) -> Answer:
+    if label is None:
+        return Answer(None, None, "no label")
+    if isinstance(label, bool) or not isinstance(label, str | int | np.integer):
+        return Answer(None, None, "the label is neither text nor a class number")
+    return Answer(str(label).strip() or None)

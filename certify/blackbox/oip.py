@@ -1,0 +1,210 @@
+"""KServe's Open Inference Protocol v2: Triton, MLServer, KServe, OpenVINO Model Server, Seldon."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import httpx
+import numpy as np
+from jaxtyping import UInt8
+from numpy import ndarray
+
+from certify.blackbox.adapter import Adapter, read_json, send, top_score
+from certify.blackbox.answers import Answer, RefusedError, ServiceError
+from certify.blackbox.secrets import expand_all
+from certify.errors import UsageError
+
+_LENGTH = "Inference-Header-Content-Length"
+
+
+@dataclass(frozen=True)
+class OpenInference(Adapter):
+    """A model behind `POST /v2/models/NAME/infer`.
+
+    The output may be scores [N, K] (the largest counts), integer labels [N] or [N, 1], or text (BYTES). A server that
+    knows its model says what inputs it has; where it does not (KServe), name them.
+
+    Args:
+        url: Address of the server, without the path.
+        model: Name of the model.
+        model_version: Version in the path; None: the server's choice.
+        input_name: Name of the input tensor; None: ask the server.
+        output_name: Name of the output tensor; None: the first in the answer.
+        datatype: "FP32" sends k / 255, "UINT8" the bytes.
+        layout: "NCHW" or "NHWC".
+        binary: Use the binary tensor extension (Triton; KServe for the request): a fifth of the size of JSON.
+        batch: Images a call.
+        headers: Extra headers; values may hold `${NAME}` from the environment.
+
+    Raises:
+        UsageError: If an option is not one of those.
+
+    Reference: Open Inference Protocol, "Predict Protocol - Version 2" and its binary tensor data extension.
+    """
+
+    url: str
+    model: str
+    model_version: str | None = None
+    input_name: str | None = None
+    output_name: str | None = None
+    datatype: str = "FP32"
+    layout: str = "NCHW"
+    binary: bool = False
+    batch: int = 32
+    headers: tuple[tuple[str, str], ...] = ()
+
+    name: ClassVar[str] = "oip"
+
+    def __post_init__(self) -> None:
+        if self.datatype not in ("FP32", "UINT8"):
+            raise UsageError(f"datatype must be FP32 or UINT8, got datatype={self.datatype!r}")
+        if self.layout not in ("NCHW", "NHWC"):
+            raise UsageError(f"layout must be NCHW or NHWC, got layout={self.layout!r}")
+        if self.batch < 1:
+            raise UsageError(f"batch must be at least 1, got batch={self.batch}")
+        if not self.model:
+            raise UsageError("the oip adapter needs the name of a model: --service model=NAME")
+
+    @property
+    def images_per_call(self) -> int:  # type: ignore[override]
+        """Images that one call may carry."""
+        return self.batch
+
+    def describe(self) -> dict[str, Any]:
+        """Return what can change a label."""
+        return {
+            "adapter": self.name,
+            "url": self.url,
+            "model": self.model,
+            "model_version": self.model_version,
+            "input_name": self.input_name,
+            "output_name": self.output_name,
+            "datatype": self.datatype,
+            "layout": self.layout,
+        }
+
+    @property
+    def _path(self) -> str:
+        version = "" if self.model_version is None else f"/versions/{self.model_version}"
+        return f"{self.url.rstrip('/')}/v2/models/{self.model}{version}"
+
+    async def check(self, client: httpx.AsyncClient) -> str | None:
+        """Read the model's metadata; see `Adapter.check`."""
+        inputs = await self._inputs(client)
+        if self.input_name is None and len(inputs) != 1:
+            raise ServiceError(
+                f"the server does not say which input {self.model} has (it lists {inputs or 'none'}); "
+                "name it: --service input_name=NAME"
+            )
+        if self.input_name is not None and inputs and self.input_name not in inputs:
+            raise ServiceError(f"{self.model} has the inputs {inputs}, got input_name={self.input_name!r}")
+        return None
+
+    async def _inputs(self, client: httpx.AsyncClient) -> list[str]:
+        try:
+            found = read_json(await send(client, "GET", self._path, headers=expand_all(dict(self.headers))))
+        except RefusedError as error:
+            raise ServiceError(f"the server's description of {self.model} cannot be read: {error.reason}") from None
+        entries = found.get("inputs") if isinstance(found, dict) else None
+        return [str(entry["name"]) for entry in entries or [] if isinstance(entry, dict) and "name" in entry]
+
+    async def ask(
+        self, client: httpx.AsyncClient, images: UInt8[ndarray, "batch height width channel"]
+    ) -> Sequence[Answer]:
+        """Ask about all images in one call; see `Adapter.ask`."""
+        name = self.input_name
+        if name is None:
+            [name] = await self._inputs(client) or [""]
+        tensor = images if self.layout == "NHWC" else np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+        if self.datatype == "FP32":
+            # Divided in float32, as torch does it: the network must see the same numbers as in a direct call.
+            tensor = tensor.astype(np.float32) / np.float32(255.0)
+        content, headers = self._request(name, tensor)
+        response = await send(
+            client,
+            "POST",
+            f"{self._path}/infer",
+            content=content,
+            headers={**expand_all(dict(self.headers)), **headers},
+        )
+        return self._read(response, len(images))
+
+    def _request(self, name: str, tensor: Any) -> tuple[bytes, dict[str, str]]:
+        entry: dict[str, Any] = {"name": name, "shape": list(tensor.shape), "datatype": self.datatype}
+        body: dict[str, Any] = {"inputs": [entry]}
+        if self.output_name is not None:
+            body["outputs"] = [{"name": self.output_name}]
+        if not self.binary:
+            entry["data"] = tensor.reshape(-1).tolist()
+            return json.dumps(body).encode(), {"Content-Type": "application/json"}
+        raw = tensor.astype(tensor.dtype.newbyteorder("<")).tobytes()
+        entry["parameters"] = {"binary_data_size": len(raw)}
+        body["parameters"] = {"binary_data_output": True}
+        head = json.dumps(body).encode()
+        return head + raw, {"Content-Type": "application/octet-stream", _LENGTH: str(len(head))}
+
+    def _read(self, response: httpx.Response, n: int) -> list[Answer]:
+        # httpx has undone any content encoding by now: the length counts bytes of the plain body.
+        length = response.headers.get(_LENGTH)
+        try:
+            if length is None:
+                body, tail = read_json(response), b""
+            else:
+                body, tail = json.loads(response.content[: int(length)]), response.content[int(length) :]
+            version = body.get("model_version")
+            version = None if version is None else str(version)
+            labels = self._labels(body, tail, n)
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError):
+            raise RefusedError("the answer is not a response of the protocol with one label an image") from None
+        return [
+            Answer(label, version, "" if label is not None else "a score is not finite, or a label is empty")
+            for label in labels
+        ]
+
+    def _labels(self, body: Any, tail: bytes, n: int) -> list[str | None]:
+        chosen, data = None, None
+        for output in body["outputs"]:
+            size = output.get("parameters", {}).get("binary_data_size")
+            part, tail = (tail[:size], tail[size:]) if size is not None else (None, tail)
+            if chosen is None and self.output_name in (None, output["name"]):
+                chosen, data = output, part
+        if chosen is None:
+            raise KeyError(self.output_name)
+        shape = [int(size) for size in chosen["shape"]]
+        values = chosen["data"] if data is None else _decode(data, chosen["datatype"])
+        flat = list(np.asarray(values, dtype=object).reshape(-1))
+        if not shape or shape[0] != n or len(flat) != int(np.prod(shape)):
+            raise ValueError("shape")
+        width = len(flat) // n
+        rows = [flat[i * width : (i + 1) * width] for i in range(n)]
+        kind = chosen["datatype"]
+        if kind == "BYTES":
+            return [_text(row[0]) if width else None for row in rows]
+        if kind.startswith(("INT", "UINT")) and width == 1:
+            return [str(int(row[0])) for row in rows]
+        if kind.startswith(("FP", "INT", "UINT")) and width > 1:
+            return [top_score(row) for row in rows]
+        raise ValueError("datatype")
+
+
+def _decode(data: bytes, datatype: str) -> list[Any]:
+    if datatype == "BYTES":
+        found: list[Any] = []
+        while data:
+            size = int.from_bytes(data[:4], "little")
+            if len(data) < 4 + size:
+                raise ValueError("truncated")
+            found.append(data[4 : 4 + size])
+            data = data[4 + size :]
+        return found
+    kinds = {"FP": "f", "UINT": "u", "INT": "i"}
+    prefix = datatype.rstrip("0123456789")
+    dtype = np.dtype(f"<{kinds[prefix]}{int(datatype[len(prefix) :]) // 8}")
+    values: list[Any] = np.frombuffer(data, dtype).tolist()
+    return values
+
+
+def _text(value: Any) -> str | None:
+    text = value.decode("utf-8") if isinstance(value, bytes) else str(value)
+    return text.strip() or None

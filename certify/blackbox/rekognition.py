@@ -1,0 +1,149 @@
+"""AWS Rekognition: DetectLabels, and DetectCustomLabels for a model of one's own; through boto3, which signs requests."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import httpx
+import numpy as np
+from jaxtyping import UInt8
+from numpy import ndarray
+
+from certify.blackbox.adapter import Adapter
+from certify.blackbox.answers import Answer, NoAnswerError, RefusedError, ServiceError
+from certify.blackbox.images import encode_png
+from certify.errors import UsageError
+
+SMALLEST = 80
+"""Rekognition takes images of at least 80 x 80 pixels."""
+
+_AGAIN = {
+    "ThrottlingException",
+    "ProvisionedThroughputExceededException",
+    "InternalServerError",
+    "ServiceUnavailable",
+    "RequestTimeout",
+    "LimitExceededException",
+}
+_WRONG = {
+    "AccessDeniedException",
+    "UnrecognizedClientException",
+    "InvalidSignatureException",
+    "ExpiredTokenException",
+    "ResourceNotFoundException",
+    "ResourceNotReadyException",
+    "MissingAuthenticationToken",
+}
+
+
+@dataclass(frozen=True)
+class Rekognition(Adapter):
+    """The label of the highest confidence; equal confidences go to the smallest name.
+
+    Images below 80 x 80 pixels are enlarged by repeating pixels, which is part of the base classifier. Credentials come
+    from where boto3 looks for them: the environment or the user's AWS configuration.
+
+    Args:
+        region: AWS region; None: the configuration's.
+        project_version: ARN of a Custom Labels model; None: the general labels.
+        endpoint_url: Another address, for a stand-in.
+        max_labels: Labels asked for.
+
+    Raises:
+        UsageError: If max_labels is below 1.
+
+    Reference: Amazon Rekognition API, DetectLabels and DetectCustomLabels.
+    """
+
+    region: str | None = None
+    project_version: str | None = None
+    endpoint_url: str | None = None
+    max_labels: int = 10
+
+    name: ClassVar[str] = "rekognition"
+
+    def __post_init__(self) -> None:
+        if self.max_labels < 1:
+            raise UsageError(f"max_labels must be at least 1, got max_labels={self.max_labels}")
+
+    def describe(self) -> dict[str, Any]:
+        """Return what can change a label."""
+        return {
+            "adapter": self.name,
+            "region": self.region,
+            "project_version": self.project_version,
+            "endpoint_url": self.endpoint_url,
+            "max_labels": self.max_labels,
+        }
+
+    @cached_property
+    def _client(self) -> Any:
+        try:
+            import boto3
+            from botocore.config import Config
+            from botocore.exceptions import BotoCoreError
+        except ImportError:
+            raise UsageError("the rekognition adapter needs boto3: pip install 'wulff[aws]'") from None
+        try:
+            # One attempt: retries, budget and journal are the caller's, and two layers would multiply.
+            return boto3.client(
+                "rekognition",
+                region_name=self.region,
+                endpoint_url=self.endpoint_url,
+                config=Config(retries={"total_max_attempts": 1}),
+            )
+        except BotoCoreError as error:
+            raise ServiceError(f"AWS Rekognition: {error}") from None
+
+    async def ask(
+        self, client: httpx.AsyncClient, images: UInt8[ndarray, "batch height width channel"]
+    ) -> Sequence[Answer]:
+        """Ask about one image; see `Adapter.ask`."""
+        return [await asyncio.to_thread(self._ask, encode_png(enlarge(images[0])))]
+
+    def _ask(self, png: bytes) -> Answer:
+        from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+
+        try:
+            if self.project_version is None:
+                found = self._client.detect_labels(Image={"Bytes": png}, MaxLabels=self.max_labels, MinConfidence=0)
+            else:
+                found = self._client.detect_custom_labels(
+                    ProjectVersionArn=self.project_version,
+                    Image={"Bytes": png},
+                    MaxResults=self.max_labels,
+                    MinConfidence=0,
+                )
+        except NoCredentialsError:
+            raise ServiceError("AWS Rekognition: no credentials in the environment or the AWS configuration") from None
+        except ClientError as error:
+            code = str(error.response.get("Error", {}).get("Code", ""))
+            status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+            if code in _WRONG or status in (401, 403):
+                raise ServiceError(f"AWS Rekognition refused: {code}; check credentials, region and model") from None
+            if code in _AGAIN or status == 429 or status >= 500:
+                raise NoAnswerError(code) from None
+            raise RefusedError(code) from None
+        except BotoCoreError as error:
+            raise NoAnswerError(type(error).__name__) from None
+        return self.read(found)
+
+    def read(self, answer: Any) -> Answer:
+        """Turn a response into an `Answer`."""
+        key = "Labels" if self.project_version is None else "CustomLabels"
+        version = answer.get("LabelModelVersion") or self.project_version
+        try:
+            scored = [(-float(entry["Confidence"]), str(entry["Name"])) for entry in answer[key]]
+        except (KeyError, TypeError, ValueError):
+            raise RefusedError("the answer is not a list of labels", version=version) from None
+        if not scored:
+            return Answer(None, version, "the answer holds no label")
+        return Answer(min(scored)[1], version)
+
+
+def enlarge(image: UInt8[ndarray, "height width channel"]) -> UInt8[ndarray, "_ _ channel"]:
+    """Repeat pixels until both sides reach `SMALLEST`."""
+    factor = max(1, -(-SMALLEST // min(image.shape[:2])))
+    return np.repeat(np.repeat(image, factor, 0), factor, 1)

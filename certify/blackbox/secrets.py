@@ -1,0 +1,44 @@
+"""Secrets: read from the environment at the moment of a call, and struck out of everything that people see."""
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+
+from certify.blackbox.answers import ServiceError
+
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+def variables(text: str) -> list[str]:
+    """Return the names of the environment variables that a template `${NAME}` mentions."""
+    return _VARIABLE.findall(text)
+
+
+def expand(text: str) -> str:
+    """Put the environment's values into a template such as "Bearer ${API_KEY}".
+
+    Raises:
+        ServiceError: If a variable is not set or empty; the message names it, never a value.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        found = os.environ.get(match.group(1), "")
+        if not found:
+            raise ServiceError(f"the environment variable {match.group(1)} is not set, but the service needs it")
+        return found
+
+    return _VARIABLE.sub(value, text)
+
+
+def expand_all(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers with their templates filled in; see `expand`."""
+    return {key: expand(value) for key, value in headers.items()}
+
+
+def redact(text: str, names: Iterable[str]) -> str:
+    """Return `text` with the values of the named environment variables struck out."""
+    for name in names:
+        value = os.environ.get(name, "")
+        if len(value) >= 4:
+            text = text.replace(value, f"<{name}>")
+    return text

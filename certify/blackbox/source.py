@@ -1,0 +1,364 @@
+"""Votes of a prediction service: a `VoteSource` like the engine on this machine.
+
+Rules that keep the certificates proofs, enforced here:
+
+* the noise of sample i is a function of (seed, input, phase, i), as for the local engine, and is added before clipping and
+  rounding to 8 bits;
+* an answer is stored before it counts, one row a sample; what is stored is never asked again;
+* a refusal, an unreadable answer or retries that ran out is the outcome "invalid", which counts against every class;
+* an input whose answers come from two versions of the service, or that was asked between a good and a bad check of the
+  canaries, is void: all its votes count as "invalid", so that it abstains.
+"""
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+import httpx
+import numpy as np
+from jaxtyping import Float, Int64, UInt8
+from numpy import ndarray
+from torch import Tensor
+
+from certify.blackbox.adapter import Adapter
+from certify.blackbox.answers import Answer, ServiceError
+from certify.blackbox.caller import Caller, CallSettings
+from certify.blackbox.canary import Canaries
+from certify.blackbox.images import quantize
+from certify.blackbox.labels import LabelMap
+from certify.blackbox.store import AnswerStore, StoredAnswer
+from smoothing.estimators.base import Phase
+from smoothing.noise_source import NoiseSource
+from smoothing.votes import VoteRequest
+
+VOID = "void"
+"""Version of the row that voids an input; the label of that row is the reason."""
+
+
+@dataclass
+class _Job:
+    """One call: some samples of one phase of one input."""
+
+    index: int
+    phase: Phase
+    samples: list[int]
+    images: UInt8[ndarray, "batch height width channel"]
+
+
+@dataclass
+class _Pending:
+    """A request, the outcomes of its samples so far (-1: none), and how many are missing."""
+
+    request: VoteRequest
+    labels: dict[int, StoredAnswer] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        return len(self.labels) == self.request.stop - self.request.start
+
+
+class ServiceVotes:
+    """Asks a service for votes.
+
+    Args:
+        adapter: How the service is asked.
+        noise: Who draws the noisy copies.
+        inputs: Returns the input [channel, height, width] of a key, pixels in [0, 1].
+        labels: From the service's labels to classes.
+        store: Where answers are kept.
+        settings: Concurrency, rate, patience.
+        canaries: Known images, for a service that reports no version; None: no check.
+        progress: Called with the number of votes after each call.
+        on_retry: Called with the reason of each retry.
+        transport: Of httpx, for tests.
+
+    Use it as a context manager, or call `close`: it holds connections and a thread.
+    """
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        noise: NoiseSource,
+        inputs: Callable[[int], Float[Tensor, "channel height width"]],
+        labels: LabelMap,
+        store: AnswerStore,
+        *,
+        settings: CallSettings | None = None,
+        canaries: Canaries | None = None,
+        progress: Callable[[int], None] | None = None,
+        on_retry: Callable[[str], None] | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self.adapter = adapter
+        self.noise = noise
+        self.labels = labels
+        self.num_classes = labels.num_classes
+        self.store = store
+        self.settings = settings or CallSettings()
+        self.canaries = canaries
+        self.progress = progress
+        self._inputs = inputs
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="service-calls", daemon=True)
+        self._thread.start()
+        self._caller: Caller = self._wait(self._make(adapter, on_retry, transport))
+
+    async def _make(self, adapter: Adapter, on_retry: Any, transport: Any) -> Caller:
+        return Caller(adapter, self.settings, transport=transport, on_retry=on_retry)
+
+    @property
+    def counts(self) -> Any:
+        """Attempts, answers and retries so far; see `CallCounts`."""
+        return self._caller.counts
+
+    def check(self, image: Float[Tensor, "channel height width"] | None = None) -> str | None:
+        """Ask the service about itself and, where given, for the label of one image; before the first vote.
+
+        Args:
+            image: Costs one query; its answer must be a label of the mapping.
+
+        Returns:
+            A remark for people, or None.
+
+        Raises:
+            ServiceError: If the service cannot be used, or does not answer with a known label.
+        """
+        remark: str | None = self._wait(self._caller.check())
+        if image is not None:
+            [answer] = self._wait(self._caller.ask(quantize(image[None])))
+            if answer.label is None:
+                raise ServiceError(f"the service gave no label for a clean image: {answer.reason}")
+            if self.labels.outcome(answer) == self.num_classes:
+                raise ServiceError(
+                    f"the service's label {answer.label!r} is outside the {self.num_classes} classes; "
+                    "give a --label-map, or check the order of the class names"
+                )
+        return remark
+
+    def votes(self, requests: Sequence[VoteRequest]) -> Iterator[tuple[VoteRequest, Int64[ndarray, " outcomes"]]]:
+        """Yield every request once, complete; see `VoteSource`.
+
+        With canaries, a completed request is held back until the next good check.
+
+        Raises:
+            ServiceError: If the service cannot be used any more; everything that was answered is stored.
+        """
+        pending, jobs = self._plan(list(requests))
+        if self.canaries is not None and self.canaries.due:
+            # What an interrupted run has stored was asked before this check, and is as good as this check says.
+            self._watch({entry.request.index for entry in pending if entry.labels})
+        held = [entry for entry in pending if entry.complete]
+        by_key: dict[tuple[int, Phase], list[_Pending]] = {}
+        for entry in pending:
+            by_key.setdefault((entry.request.index, entry.request.phase), []).append(entry)
+        asked: set[int] = set()
+        if self.canaries is None:
+            yield from self._release(held)
+            held = []
+        for rows in self._call(jobs):
+            for row in rows:
+                asked.add(row.key)
+                for entry in by_key[row.key, row.phase]:
+                    if entry.request.start <= row.sample < entry.request.stop:
+                        entry.labels[row.sample] = row
+                        if entry.complete:
+                            held.append(entry)
+            if self.progress is not None:
+                self.progress(len(rows))
+            if self.canaries is None or self.canaries.due:
+                self._watch(asked)
+                asked.clear()
+                yield from self._release(held)
+                held = []
+        self._watch(asked)
+        yield from self._release(held)
+
+    def _plan(self, requests: list[VoteRequest]) -> tuple[list[_Pending], Iterator[_Job]]:
+        stored: dict[int, dict[tuple[Phase, int], StoredAnswer]] = {}
+        pending = []
+        for request in requests:
+            if request.index not in stored:
+                stored[request.index] = {
+                    (row.phase, row.sample): row for row in self.store.find(request.index) if row.version != VOID
+                }
+            there = stored[request.index]
+            found = {
+                sample: there[request.phase, sample]
+                for sample in range(request.start, request.stop)
+                if (request.phase, sample) in there
+            }
+            pending.append(_Pending(request, found))
+        return pending, self._jobs([(entry.request, set(entry.labels)) for entry in pending])
+
+    def _jobs(self, wanted: list[tuple[VoteRequest, set[int]]]) -> Iterator[_Job]:
+        """Draw the samples that have no answer yet, in calls of at most the adapter's size."""
+        size, chunk = self.adapter.images_per_call, self.noise.chunk
+        for request, there in wanted:
+            draw = None
+            for first in range(request.start // chunk * chunk, request.stop, chunk):
+                start, stop = max(first, request.start), min(first + chunk, request.stop)
+                missing = [sample for sample in range(start, stop) if sample not in there]
+                if not missing:
+                    continue
+                if draw is None:
+                    draw = self.noise.bind(self._inputs(request.index), request.index)
+                images = quantize(draw(request.phase, start, stop))
+                for at in range(0, len(missing), size):
+                    part = missing[at : at + size]
+                    yield _Job(request.index, request.phase, part, images[[sample - start for sample in part]])
+
+    def _call(self, jobs: Iterator[_Job]) -> Iterator[list[StoredAnswer]]:
+        """Make the calls, store their answers, and hand them on; nothing is lost that was answered before an interrupt."""
+        done: queue.Queue[list[StoredAnswer] | BaseException | None] = queue.Queue()
+        slots = asyncio.Semaphore(self.settings.concurrency)
+        work = asyncio.run_coroutine_threadsafe(self._produce(jobs, done, slots), self._loop)
+        try:
+            while True:
+                batch = [done.get()]
+                while not done.empty():
+                    batch.append(done.get())
+                rows = [row for part in batch if isinstance(part, list) for row in part]
+                if rows:
+                    self.store.add(rows)
+                # A slot is free only now: what a kill can lose are the calls in flight and those not stored, together.
+                for part in batch:
+                    if isinstance(part, list):
+                        self._loop.call_soon_threadsafe(slots.release)
+                if rows:
+                    yield rows
+                errors = [part for part in batch if isinstance(part, BaseException)]
+                if errors:
+                    raise errors[0]
+                if None in batch:
+                    return
+        finally:
+            work.cancel()
+            self._wait(_settled())
+            rows = []
+            while not done.empty():
+                part = done.get()
+                rows += part if isinstance(part, list) else []
+            if rows:
+                self.store.add(rows)
+
+    async def _produce(
+        self,
+        jobs: Iterator[_Job],
+        done: "queue.Queue[list[StoredAnswer] | BaseException | None]",
+        slots: asyncio.Semaphore,
+    ) -> None:
+        tasks: set[asyncio.Task[None]] = set()
+        failed = asyncio.Event()
+
+        async def one(job: _Job) -> None:
+            try:
+                answers = await self._caller.ask(job.images)
+            except Exception as error:  # handed to the caller's thread, which raises it
+                failed.set()
+                done.put(error)
+                return
+            done.put([_row(job, sample, answer) for sample, answer in zip(job.samples, answers, strict=True)])
+
+        try:
+            while not failed.is_set():
+                await slots.acquire()
+                # Drawing, clipping and rounding take a while: in a thread, so that answers are read meanwhile.
+                job = await asyncio.to_thread(next, jobs, None)
+                if job is None or failed.is_set():
+                    break
+                task = asyncio.create_task(one(job))
+                tasks.add(task)
+                task.add_done_callback(tasks.discard)
+            await asyncio.gather(*tasks)
+            done.put(None)
+        except asyncio.CancelledError:
+            for task in tasks:
+                task.cancel()
+            raise
+        except Exception as error:
+            done.put(error)
+
+    def _watch(self, asked: set[int]) -> None:
+        """Check the canaries; void what was asked since the last good check if they have changed.
+
+        Raises:
+            ServiceError: If they have changed.
+        """
+        if self.canaries is None:
+            return
+        labels = []
+        for image in self.canaries.images:
+            [answer] = self._wait(self._caller.ask(image[None]))
+            labels.append(answer.label)
+        if self.canaries.compare(labels):
+            return
+        for index in sorted(asked):
+            self._void(index, "the canaries changed")
+        raise ServiceError(
+            f"the service has changed: its labels of {len(labels)} known images are not those of the first check; "
+            f"{len(asked)} inputs asked since the last good check are void; start a new run for the new service"
+        )
+
+    def _void(self, index: int, reason: str) -> None:
+        self.store.add([StoredAnswer(index, Phase.ATTACK, -1, reason, VOID)])
+
+    def _release(self, finished: list[_Pending]) -> Iterator[tuple[VoteRequest, Int64[ndarray, " outcomes"]]]:
+        for entry in finished:
+            yield entry.request, self._count(entry)
+
+    def _count(self, entry: _Pending) -> Int64[ndarray, " outcomes"]:
+        counts = np.zeros(self.num_classes + 1, dtype=np.int64)
+        if void_reason(self.store.find(entry.request.index)) is not None:
+            counts[-1] = len(entry.labels)
+            return counts
+        outcomes = [self.labels.outcome_of(row.label or None) for row in entry.labels.values()]
+        np.add.at(counts, outcomes, 1)
+        return counts
+
+    def _wait(self, coroutine: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    def close(self) -> None:
+        """Close connections and end the thread."""
+        if self._loop.is_closed():
+            return
+        self._wait(self._caller.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def __enter__(self) -> "ServiceVotes":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def void_reason(rows: Any) -> str | None:
+    """Return why the votes of an input, all its stored rows given, prove nothing; None if they are sound."""
+    rows = list(rows)
+    for row in rows:
+        if row.version == VOID:
+            return str(row.label)
+    # A refusal may come without a version; it is no second version.
+    versions = sorted({row.version for row in rows if row.version is not None})
+    if len(versions) > 1:
+        return f"the service answered as versions {', '.join(versions)}"
+    return None
+
+
+def _row(job: _Job, sample: int, answer: Answer) -> StoredAnswer:
+    return StoredAnswer(job.index, job.phase, sample, answer.label or "", answer.version)
+
+
+async def _settled() -> None:
+    """Let cancelled calls unwind."""
+    current = asyncio.current_task()
+    others = [task for task in asyncio.all_tasks() if task is not current]
+    await asyncio.gather(*others, return_exceptions=True)

@@ -1,0 +1,429 @@
+"""Prediction services: every adapter counts the same votes, failures count against the top class, nothing is paid twice."""
+
+import json
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from prediction_service import NAMES, Service, brightness_class, serve
+from torch import Tensor
+
+from certify.blackbox import (
+    ADAPTERS,
+    Adapter,
+    Budget,
+    BudgetError,
+    CallSettings,
+    Canaries,
+    LabelMap,
+    MemoryStore,
+    ServiceError,
+    ServiceVotes,
+    build_adapter,
+)
+from certify.blackbox.hf_endpoint import HuggingFaceEndpoint
+from certify.blackbox.http_json import HttpJson
+from certify.blackbox.images import dequantize, encode_png, quantize
+from certify.blackbox.local import LocalCallable, torch_function
+from certify.blackbox.oip import OpenInference
+from certify.blackbox.openai_chat import OpenAIChat
+from certify.blackbox.rekognition import Rekognition
+from certify.blackbox.secrets import redact
+from certify.errors import UsageError
+from smoothing import Gaussian
+from smoothing.driver import drive
+from smoothing.estimators import FixedEstimator, Phase, Status
+from smoothing.noise_source import TorchBlockNoise
+from smoothing.votes import VoteRequest
+
+SHAPE = (1, 8, 8)
+LAW = Gaussian(SHAPE, sigma=0.5)
+INPUTS = {3: torch.full(SHAPE, 0.37), 8: torch.full(SHAPE, 0.62), 11: torch.full(SHAPE, 0.1)}
+FAST = CallSettings(concurrency=4, timeout=5.0, patience=20.0, first_wait=0.01)
+REQUESTS = [VoteRequest(key, phase, 0, n) for key in INPUTS for phase, n in ((Phase.SELECT, 4), (Phase.ESTIMATE, 16))]
+
+
+@pytest.fixture
+def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+    monkeypatch.setenv("TEST_KEY", "s3cr3t-value")
+    with serve() as running:
+        yield running
+
+
+def adapters(url: str) -> dict[str, Adapter]:
+    shared = {"label": "results[0].name", "version": "model.version", "refused": "error.code == 'content_filter'"}
+    secret = (("Authorization", "Bearer ${TEST_KEY}"),)
+    return {
+        "oip": OpenInference(url, "toy", batch=5),
+        "oip-binary": OpenInference(url, "toy", batch=5, binary=True, headers=secret),
+        "oip-bytes": OpenInference(url, "toy", batch=3, datatype="UINT8", layout="NHWC", binary=True),
+        "http-json": HttpJson(f"{url}/json", body={"image": "{{png_base64}}"}, headers=secret, **shared),
+        "http-raw": HttpJson(f"{url}/raw", raw=True, **shared),
+        "http-form": HttpJson(f"{url}/form", multipart="file", **shared),
+        "openai-chat": OpenAIChat(f"{url}/v1", "toy", NAMES, key_variable="TEST_KEY"),
+        "hf-endpoint": HuggingFaceEndpoint(f"{url}/hf", key_variable=None),
+    }
+
+
+KINDS = tuple(adapters("http://127.0.0.1:1"))
+
+
+def label_map(adapter: Adapter) -> LabelMap:
+    return LabelMap(3) if isinstance(adapter, OpenInference | LocalCallable) else LabelMap.from_names(NAMES)
+
+
+def source(adapter: Adapter, store: Any = None, **options: Any) -> ServiceVotes:
+    return ServiceVotes(
+        adapter,
+        TorchBlockNoise(LAW, seed=5),
+        INPUTS.__getitem__,
+        label_map(adapter),
+        MemoryStore() if store is None else store,
+        **{"settings": FAST, **options},
+    )
+
+
+def count(adapter: Adapter, requests: list[VoteRequest] = REQUESTS, **options: Any) -> dict[VoteRequest, list[int]]:
+    with source(adapter, **options) as votes:
+        found = {request: counts.tolist() for request, counts in votes.votes(requests)}
+    assert set(found) == set(requests)
+    return found
+
+
+def direct() -> dict[VoteRequest, list[int]]:
+    """The same votes without any client: the noise, 8 bits, the classifier."""
+    noise = TorchBlockNoise(LAW, seed=5)
+    found = {}
+    for request in REQUESTS:
+        images = quantize(noise.draw(INPUTS[request.index], request.index, request.phase, request.start, request.stop))
+        found[request] = [*np.bincount(brightness_class(images), minlength=3).tolist(), 0]
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_adapter_counts_the_votes_of_a_direct_call(service: Service, kind: str) -> None:
+    assert count(adapters(service.url)[kind]) == direct()
+    assert service.billed == sum(request.stop for request in REQUESTS)
+    assert any(min(counts[:3]) < max(counts[:3]) and sorted(counts)[-2] > 0 for counts in direct().values())
+
+
+def test_a_torch_classifier_in_process() -> None:
+    def scores(x: Tensor) -> Tensor:
+        return torch.nn.functional.one_hot(torch.tensor(brightness_class(quantize(x))), 3).float()
+
+    assert count(LocalCallable(torch_function(scores), batch=9)) == direct()
+
+
+def test_every_adapter_is_in_the_table() -> None:
+    def concrete(kind: type) -> set[type]:
+        return {kind} | {inner for sub in kind.__subclasses__() for inner in concrete(sub)}
+
+    assert {kind.name for kind in concrete(Adapter) - {Adapter}} == {*ADAPTERS, LocalCallable.name}
+
+
+@pytest.mark.parametrize("fault", ["429", "503", "drop", "slow"])
+@pytest.mark.parametrize("kind", ["oip", "http-json"])
+def test_passing_faults_change_nothing_and_bill_nothing_twice(service: Service, kind: str, fault: str) -> None:
+    service.fault = lambda number, images: fault if number % 4 == 1 else None
+    assert count(adapters(service.url)[kind]) == direct()
+    assert service.billed == sum(request.stop for request in REQUESTS)
+    assert fault == "slow" or service.requests > service.billed // 5
+
+
+FAILURES = [
+    *((kind, fault) for kind in KINDS for fault in ("malformed", "empty")),
+    *((kind, fault) for kind in ("oip", "http-json", "openai-chat") for fault in ("shape", "refuse", "400")),
+]
+
+
+def failing(images: Any) -> bool:
+    """Whether the service fails on an image: by content, so that no scheduling can change which."""
+    return bool(images.astype(np.int64).sum() % 3 == 0)
+
+
+@pytest.mark.parametrize(("kind", "fault"), FAILURES)
+def test_failures_are_votes_against_every_class(service: Service, kind: str, fault: str) -> None:
+    adapter = adapters(service.url)[kind]
+    if isinstance(adapter, OpenInference):
+        adapter = OpenInference(**{**adapter.__dict__, "batch": 1})
+    service.fault = lambda number, images: fault if failing(images) else None
+    found = count(adapter)
+    noise = TorchBlockNoise(LAW, seed=5)
+    for request, counts in found.items():
+        images = quantize(noise.draw(INPUTS[request.index], request.index, request.phase, request.start, request.stop))
+        bad = sum(failing(image) for image in images)
+        good = [image for image in images if not failing(image)]
+        assert counts == [*np.bincount(brightness_class(np.stack(good)), minlength=3).tolist(), bad]
+        assert sum(counts) == request.stop - request.start, "a failure was dropped"
+
+
+def test_exhausted_retries_count_as_invalid(service: Service) -> None:
+    service.fault = lambda number, images: "503"
+    request = VoteRequest(3, Phase.ESTIMATE, 0, 4)
+    settings = CallSettings(concurrency=4, patience=0.1, first_wait=0.01)
+    found = count(adapters(service.url)["http-raw"], [request], settings=settings)
+    assert found[request] == [0, 0, 0, 4]
+
+
+def test_what_is_stored_is_not_asked_again(service: Service) -> None:
+    store = MemoryStore()
+    adapter = adapters(service.url)["oip"]
+    first = [VoteRequest(3, Phase.ESTIMATE, 0, 12)]
+    count(adapter, first, store=store)
+    whole = [VoteRequest(3, Phase.ESTIMATE, 0, 16)]
+    assert count(adapter, whole, store=store)[whole[0]] == direct()[whole[0]]
+    assert service.billed == 16
+
+
+def test_stopping_in_the_middle_keeps_every_answer(service: Service) -> None:
+    store = MemoryStore()
+    adapter = adapters(service.url)["http-raw"]
+    with source(adapter, store) as votes:
+        for _ in votes.votes(REQUESTS):
+            break
+    kept = sum(len(store.find(key)) for key in INPUTS)
+    assert service.billed - FAST.concurrency <= kept <= service.billed
+    billed = service.billed
+    assert count(adapter, store=store) == direct()
+    total = sum(request.stop for request in REQUESTS)
+    assert service.billed - billed == total - kept
+
+
+def test_a_change_of_version_voids_the_input(service: Service) -> None:
+    def change(number: int, images: Any) -> None:
+        service.version = "1" if number <= 40 else "2"
+
+    service.fault = change
+    adapter = adapters(service.url)["http-json"]
+    with source(adapter, settings=CallSettings(concurrency=1)) as votes:
+        states = {key: FixedEstimator(n0=7, n=23, alpha=0.1).start() for key in INPUTS}
+        for key, state in states.items():  # one input after the other, so that only the second sees the change
+            for _ in drive(votes, {key: state}):
+                pass
+    first, second, third = (state.result() for state in states.values())
+    assert second.status is Status.ABSTAINED
+    assert second.looks[-1].counts == (0, 0, 0, 23)
+    assert first.looks[-1].counts[-1] == third.looks[-1].counts[-1] == 0
+
+
+def test_changed_canaries_void_what_was_asked_since_the_last_good_check(service: Service) -> None:
+    service.version = None
+    adapter = adapters(service.url)["hf-endpoint"]
+    canaries = Canaries(np.full((2, 8, 8, 1), 200, np.uint8), every=1e9)
+    store = MemoryStore()
+    with source(adapter, store, canaries=canaries) as votes:
+        good = VoteRequest(3, Phase.ESTIMATE, 0, 5)
+        assert dict(votes.votes([good]))[good][-1] == 0
+        service.classify = lambda images: [0] * len(images)
+        bad = VoteRequest(8, Phase.ESTIMATE, 0, 5)
+        with pytest.raises(ServiceError, match="the service has changed"):
+            list(votes.votes([bad]))
+        service.classify = brightness_class
+        assert dict(votes.votes([bad]))[bad].tolist() == [0, 0, 0, 5], "void stays void"
+        assert dict(votes.votes([good]))[good][-1] == 0
+
+
+def test_secrets_reach_the_service_and_nothing_else(service: Service) -> None:
+    for kind in ("oip-binary", "http-json", "openai-chat"):
+        adapter = adapters(service.url)[kind]
+        store = MemoryStore()
+        count(adapter, store=store)
+        text = json.dumps(adapter.describe()) + repr(adapter) + repr([store.find(key) for key in INPUTS])
+        assert "s3cr3t" not in text
+    assert service.keys == {"Bearer s3cr3t-value"}
+    assert redact("failed with s3cr3t-value!", ["TEST_KEY"]) == "failed with <TEST_KEY>!"
+
+
+@pytest.mark.parametrize("kind", ["http-json", "openai-chat"])
+def test_wrong_or_missing_credentials_stop_the_run(
+    service: Service, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = adapters(service.url)[kind]
+    monkeypatch.setenv("TEST_KEY", "wrong")
+    with source(adapter) as votes, pytest.raises(ServiceError, match="refused the credentials") as caught:
+        list(votes.votes(REQUESTS))
+    assert caught.value.__cause__ is None
+    monkeypatch.delenv("TEST_KEY")
+    with source(adapter) as votes, pytest.raises(ServiceError, match="TEST_KEY is not set"):
+        list(votes.votes(REQUESTS))
+    assert service.billed == 0
+
+
+def test_a_service_that_is_not_there() -> None:
+    store = MemoryStore()
+    adapter = OpenInference("http://127.0.0.1:9", "toy")
+    with source(adapter, store, settings=CallSettings(patience=0.1, first_wait=0.01)) as votes:
+        with pytest.raises(ServiceError, match=r"does not answer: cannot connect to http://127\.0\.0\.1:9"):
+            votes.check()
+        with pytest.raises(ServiceError, match="nothing was counted"):
+            list(votes.votes(REQUESTS))
+    assert not store.find(3), "an image that was never seen is no vote"
+
+
+def test_the_check_before_the_first_vote(service: Service) -> None:
+    with source(OpenInference(service.url, "toy")) as votes:
+        assert votes.check(INPUTS[3]) is None
+    with source(OpenInference(service.url, "boy")) as votes, pytest.raises(ServiceError, match="name of the model"):
+        votes.check()
+    other = OpenInference(service.url, "toy", input_name="x")
+    with source(other) as votes, pytest.raises(ServiceError, match=r"inputs \['image'\], got input_name='x'"):
+        votes.check()
+    service.declare_inputs = False
+    with source(OpenInference(service.url, "toy")) as votes, pytest.raises(ServiceError, match="input_name=NAME"):
+        votes.check()
+    with source(OpenInference(service.url, "toy", input_name="image")) as votes:
+        assert votes.check(INPUTS[3]) is None
+    adapter = adapters(service.url)["http-json"]
+    noise = TorchBlockNoise(LAW)
+    foreign = ServiceVotes(adapter, noise, INPUTS.__getitem__, LabelMap.from_names(["dog", "owl"]), MemoryStore())
+    with foreign as votes, pytest.raises(ServiceError, match="'bee' is outside the 2 classes"):
+        votes.check(INPUTS[8] * 0 + 0.5)
+
+
+def test_certificates_are_those_of_the_local_classifier(service: Service) -> None:
+    estimator = FixedEstimator(n0=10, n=60, alpha=0.01)
+
+    def run(adapter: Adapter) -> list[Any]:
+        with source(adapter) as votes:
+            states = {key: estimator.start() for key in INPUTS}
+            for _ in drive(votes, states):
+                pass
+        return [state.result() for state in states.values()]
+
+    remote = run(adapters(service.url)["oip"])
+    assert remote == run(LocalCallable(brightness_class))
+    assert any(estimate.status is Status.CERTIFIED for estimate in remote)
+
+
+def test_images_are_clipped_and_rounded_after_the_noise() -> None:
+    x = torch.tensor([-0.5, 0.0, 0.49 / 255, 0.51 / 255, 1.0, 7.0, float("nan"), float("inf")]).reshape(1, 1, 2, 4)
+    assert quantize(x).reshape(-1).tolist() == [0, 0, 0, 1, 255, 255, 0, 255]
+    levels = torch.arange(256).reshape(1, 1, 16, 16) / 255
+    assert torch.equal(dequantize(quantize(levels)), levels.float())
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_png_is_lossless(channels: int) -> None:
+    import io
+
+    from PIL import Image
+
+    image = np.random.default_rng(0).integers(0, 256, (9, 7, channels), np.uint8)
+    decoded = np.asarray(Image.open(io.BytesIO(encode_png(image)))).reshape(image.shape)
+    assert np.array_equal(decoded, image)
+
+
+def test_budget_counts_whole_inputs() -> None:
+    assert Budget().affordable(1000) is None
+    assert Budget(max_queries=5000).affordable(1000, spent=1500) == 3
+    assert Budget(max_queries=5000).affordable(1000, spent=9000) == 0
+    money = Budget(max_cost=0.3, price_per_1000=0.1)
+    assert money.queries is not None
+    assert money.queries * 0.1 / 1000 <= 0.3 < (money.queries + 1) * 0.1 / 1000
+    assert Budget(max_queries=100, max_cost=5, price_per_1000=1, price_date="2026-11-01").queries == 100
+    with pytest.raises(BudgetError, match="too small for one input"):
+        Budget(max_queries=99).affordable(100)
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+GOOD = 'url = "http://x"\nraw = true\nlabel = "a"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (GOOD.replace("label", "lable"), "unknown key 'lable'.*label"),
+        (GOOD.replace("true", '"yes"'), "raw must be of type bool, got 'yes'"),
+        (GOOD.replace("raw = true\n", ""), "exactly one of body, raw and multipart"),
+        (GOOD.replace('"a"', '"a["'), "label is not a JMESPath"),
+        (GOOD.replace('label = "a"', ""), "exactly one of label and scores"),
+        (GOOD.replace("http://x", "ftp://x"), "url must begin with http"),
+        (GOOD.replace('url = "http://x"\n', ""), "the key 'url' is missing"),
+        (GOOD + 'headers = { "X-Api-Key" = "abc" }', "looks like a secret"),
+        (GOOD.replace("raw = true", 'body = { image = "here" }'), "must hold the text"),
+        ("url = ", "is not TOML"),
+        (GOOD + 'method = "GET"', "method must be POST or PUT"),
+    ],
+)
+def test_an_adapter_file_with_a_mistake(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        HttpJson.from_file(write(tmp_path / "a.toml", text))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: build_adapter("ois", "http://x"), "adapter must be one of oip, .*did you mean"),
+        (lambda: build_adapter("oip", "http://x"), "needs --service model="),
+        (lambda: build_adapter("oip", "http://x", {"modle": "m"}), "takes model, .*got --service modle"),
+        (
+            lambda: build_adapter("oip", "http://x", {"model": "m", "binary": "perhaps"}),
+            "binary=perhaps: expected bool",
+        ),
+        (
+            lambda: build_adapter("oip", "http://x", {"model": "m", "datatype": "FP64"}),
+            "datatype must be FP32 or UINT8",
+        ),
+        (lambda: build_adapter("openai-chat", "http://x", {"model": "m"}), "needs the names of the classes"),
+        (lambda: build_adapter("http-json", "http://x"), "needs --service file="),
+        (lambda: CallSettings(concurrency=0), "concurrency must be positive, got concurrency=0"),
+        (lambda: Budget(max_queries=0), "max_queries must be positive"),
+        (lambda: Budget(max_cost=1.0), "max_cost needs the price"),
+        (lambda: Budget(price_per_1000=1.0, price_date="yesterday"), "price_date must be a day"),
+        (lambda: LabelMap(2, {"cat": 2}), "'cat' the class 2, but classes are 0..1"),
+        (lambda: LabelMap.from_names(["a", "a"]), "distinct"),
+    ],
+)
+def test_bad_arguments(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        call()
+
+
+def test_options_as_text() -> None:
+    adapter = build_adapter("oip", "http://x/", {"model": "m", "binary": "true", "batch": "7", "input_name": "x"})
+    assert adapter == OpenInference("http://x/", "m", input_name="x", binary=True, batch=7)
+    chat = build_adapter("openai-chat", "http://x/v1", {"model": "m", "temperature": "0.5"}, NAMES)
+    assert chat == OpenAIChat("http://x/v1", "m", NAMES, temperature=0.5)
+
+
+def test_label_map_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "map.csv", "tabby,1\nhound,0\npuppy,0\n")
+    labels = LabelMap.from_csv(path, 2)
+    assert [labels.outcome_of(name) for name in ("puppy", "tabby", "car", "", None)] == [0, 1, 2, 2, 2]
+    with pytest.raises(UsageError, match="line 2: expected label,class"):
+        LabelMap.from_csv(write(path, "a,0\nb\n"), 2)
+    with pytest.raises(UsageError, match="line 2: the label 'a' already has the class 0"):
+        LabelMap.from_csv(write(path, "a,0\na,1\n"), 2)
+    numbers = LabelMap(3)
+    assert [numbers.outcome_of(text) for text in ("0", "2", "3", "-1", "1.0", "²", "x")] == [0, 2, 3, 3, 3, 3, 3]
+
+
+def test_rekognition_against_moto(monkeypatch: pytest.MonkeyPatch) -> None:
+    moto = pytest.importorskip("moto")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    with moto.mock_aws():
+        adapter = Rekognition(region="us-east-1")
+        labels = LabelMap(2, {"Mobile Phone": 1})
+        noise = TorchBlockNoise(LAW, seed=5)
+        with ServiceVotes(adapter, noise, INPUTS.__getitem__, labels, MemoryStore(), settings=FAST) as votes:
+            request = VoteRequest(3, Phase.ESTIMATE, 0, 5)
+            [(_, counts)] = votes.votes([request])
+            [row, *_] = votes.store.find(3)
+        assert counts.tolist() == [0, 5, 0]
+        assert row.version == "3.0"
+
+
+def test_random_faults_give_the_undisturbed_result(service: Service) -> None:
+    dice = random.Random(3)
+    service.fault = lambda number, images: dice.choice(["429", "503", "drop", "slow", None, None, None, None])
+    assert count(adapters(service.url)["oip"]) == direct()
+    assert service.billed == sum(request.stop for request in REQUESTS)
