@@ -613,7 +613,7 @@ def test_train_writes_a_checkpoint_that_loads(tiny: Path, capsys: pytest.Capture
     assert f"certify run {out} --data {tiny} --out runs/model" in printed.out
     assert "on 18 held-out images" in printed.out
     assert "epoch 4/4 · loss" in printed.err
-    assert sorted(path.name for path in out.iterdir()) == ["model.json", "model.safetensors", "train.csv"]
+    assert sorted(path.name for path in out.iterdir()) == ["model.json", "model.safetensors", "train.csv", "train.png"]
 
     model = load_model(str(out))
     assert model.noise is not None
@@ -727,10 +727,11 @@ def test_an_interruption_leaves_no_half_checkpoint(tiny: Path, existing: bool) -
         train_checkpoint(plan, on_epoch=interrupt)
     partial = list(csv.DictReader((out / "train.csv.partial").read_text().splitlines()))
     assert [float(row["loss"]) for row in partial] == [record.loss for record in records]
-    (out / "train.csv.partial").unlink()
-    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
-    assert train_checkpoint(plan).records  # and the folder is ready for another attempt
-    assert sorted(path.name for path in out.iterdir()) == ["model.json", "model.safetensors", "train.csv"]
+    kept = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert set(kept) - set(before) == {"train.csv.partial", "training.pt"}
+    assert {name: kept[name] for name in before} == before
+    assert len(train_checkpoint(plan).records) == 3  # and the same plan goes on
+    assert sorted(path.name for path in out.iterdir()) == ["model.json", "model.safetensors", "train.csv", "train.png"]
 
 
 def test_a_diverging_training_exits_with_1_and_leaves_no_checkpoint(

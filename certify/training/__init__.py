@@ -2,7 +2,7 @@
 
 from certify.training.data import TrainingData, load_training_data
 from certify.training.defaults import DEFAULTS, Defaults, defaults_for
-from certify.training.job import TrainingResult, train_checkpoint
+from certify.training.job import TrainingResult, follow_training, train_checkpoint
 from certify.training.log import EpochRecord
 from certify.training.plan import TrainingPlan, TrainOptions, prepare_training
 
@@ -15,6 +15,7 @@ __all__ = [
     "TrainingPlan",
     "TrainingResult",
     "defaults_for",
+    "follow_training",
     "load_training_data",
     "prepare_training",
     "train_checkpoint",

@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
@@ -26,6 +27,7 @@ class EpochRecord:
         held_out_noisy_accuracy: The same for the held-out examples after the epoch; None where none are held out.
         images_per_second: Speed of the training.
         seconds: Time of the training, without the evaluation.
+        selection_score: Score of the weights after the epoch (`certify.training.selection`); None where there was no look.
     """
 
     epoch: int
@@ -35,6 +37,7 @@ class EpochRecord:
     held_out_noisy_accuracy: float | None
     images_per_second: float
     seconds: float
+    selection_score: float | None = None
 
 
 class TrainingLog:
@@ -45,14 +48,15 @@ class TrainingLog:
 
     Args:
         folder: The checkpoint folder, which exists.
+        records: Rows of a training that is resumed.
 
     Raises:
         CertifyError: If it cannot be written to; found before the training and not after it.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, records: Sequence[EpochRecord] = ()) -> None:
         self._folder = folder
-        self._records: list[EpochRecord] = []
+        self._records = list(records)
         self._write()
 
     @property

@@ -23,6 +23,10 @@ class TrainingObserver(Protocol):
         """An epoch is over and in the log."""
         ...
 
+    def on_teacher(self, votes: int, total: int) -> None:
+        """The teacher has cast `votes` of `total` votes on every training image."""
+        ...
+
 
 class SilentTraining:
     """No progress at all."""
@@ -33,6 +37,9 @@ class SilentTraining:
     def on_epoch(self, record: EpochRecord) -> None:
         """Nothing."""
 
+    def on_teacher(self, votes: int, total: int) -> None:
+        """Nothing."""
+
 
 class _Totals:
     """How far a training is, and how fast it is going, evaluation included."""
@@ -40,11 +47,15 @@ class _Totals:
     def __init__(self) -> None:
         self.started = time.monotonic()
         self.epochs = self.epoch = self.images = self.done = 0
+        self._first: int | None = None
         self.figures = ""
 
     def add(self, event: Event) -> None:
         if isinstance(event, EpochStarted):
             self.epoch, self.epochs, self.images = event.epoch + 1, event.epochs, event.images
+            if self._first is None:  # a resumed training has done some before
+                self._first = self.done = event.epoch * event.images
+                self.started = time.monotonic()
         elif isinstance(event, StepDone):
             self.done = event.epoch * self.images + event.images
             self.figures = (
@@ -57,7 +68,7 @@ class _Totals:
 
     @property
     def seconds_left(self) -> float:
-        return (self.total - self.done) * (time.monotonic() - self.started) / max(self.done, 1)
+        return (self.total - self.done) * (time.monotonic() - self.started) / max(self.done - (self._first or 0), 1)
 
 
 class TrainingLines:
@@ -77,6 +88,12 @@ class TrainingLines:
     def on_epoch(self, record: EpochRecord) -> None:
         """Print the epoch's line."""
         self._print(epoch_figures(record))
+
+    def on_teacher(self, votes: int, total: int) -> None:
+        """Print a line when it is time."""
+        if votes == total or time.monotonic() >= self._next:
+            self._next = time.monotonic() + self.interval
+            print(f"teacher: {votes}/{total} votes on every training image", file=sys.stderr, flush=True)
 
     def _print(self, text: str) -> None:
         self._next = time.monotonic() + self.interval
@@ -111,12 +128,17 @@ class TrainingBar:
         if record.held_out_noisy_accuracy is not None and self._progress.console.width >= 110:
             self._held_out = f" · held out noisy {record.held_out_noisy_accuracy:.1%}"
 
+    def on_teacher(self, votes: int, total: int) -> None:
+        """Show how far the teacher is."""
+        self._progress.update(self._task, total=total, completed=votes, figures="teacher's votes")
+
 
 def epoch_figures(record: EpochRecord) -> str:
     """Return what a row of the log says, in words."""
     held_out = "" if record.held_out_noisy_accuracy is None else f" (held out {record.held_out_noisy_accuracy:.1%})"
+    score = "" if record.selection_score is None else f" · selection score {record.selection_score:.3f}"
     return (
-        f"loss {record.loss:.3f} · noisy accuracy {record.noisy_accuracy:.1%}{held_out} · "
+        f"loss {record.loss:.3f} · noisy accuracy {record.noisy_accuracy:.1%}{held_out}{score} · "
         f"{record.images_per_second:,.0f} images/s"
     )
 

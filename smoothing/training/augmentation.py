@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from smoothing.attacks.losses import wide
 from smoothing.distributions.base import SmoothingDistribution
 from smoothing.training.objective import NOISY_ACCURACY, Batch, Model, Objective, add_noise, share_correct
 
@@ -30,5 +31,5 @@ class NoiseAugmentation(Objective):
     ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
         """Return the mean cross-entropy over the noisy batch; see the base class."""
         scores = model(add_noise(batch.x, law, generator))
-        loss = F.cross_entropy(scores.float(), batch.y)
+        loss = batch.mean(F.cross_entropy(wide(scores), batch.y, reduction="none"))
         return loss, {NOISY_ACCURACY: share_correct(scores, batch.y)}

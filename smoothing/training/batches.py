@@ -9,6 +9,7 @@ from torch import Tensor
 
 from smoothing.errors import InvalidArgumentError
 from smoothing.training.objective import Batch
+from smoothing.training.processes import Processes
 from smoothing.training.randomness import seeded_generator
 
 Transform = Callable[[Tensor, torch.Generator], Tensor]
@@ -43,6 +44,39 @@ def check_examples(images: Tensor, labels: Tensor, shape: tuple[int, ...]) -> No
         raise InvalidArgumentError(f"labels must be class numbers from 0, got {int(labels.min())}")
 
 
+def check_extras(
+    count: int, weights: Tensor | None, predictions: Tensor | None, *, needed: bool, objective: str
+) -> None:
+    """Check what may accompany the examples.
+
+    Raises:
+        InvalidArgumentError: If weights are not one finite number of at least 0 per image, predictions not one row of
+            probabilities per image, or predictions are missing that the objective needs.
+    """
+    if weights is not None and (
+        tuple(weights.shape) != (count,) or not bool(((weights >= 0) & weights.isfinite()).all())
+    ):
+        raise InvalidArgumentError(
+            f"weights must be {count} finite numbers of at least 0, one per image, got shape {tuple(weights.shape)}, "
+            f"minimum {float(weights.min()) if weights.numel() else None}"
+        )
+    if predictions is None:
+        if needed:
+            raise InvalidArgumentError(
+                f"objective {objective} needs predictions: class probabilities of every training image, got none"
+            )
+        return
+    if predictions.dim() != 2 or len(predictions) != count:
+        raise InvalidArgumentError(
+            f"predictions must have one row of class probabilities per image, got {tuple(predictions.shape)}"
+        )
+    sums = predictions.double().sum(1)
+    if not bool((predictions >= 0).all()) or not bool(((sums - 1.0).abs() < 1e-3).all()):
+        raise InvalidArgumentError(
+            f"predictions must be probabilities with sum 1 in every row, got sums in [{sums.min()}, {sums.max()}]"
+        )
+
+
 class BatchSource:
     """A training set, and its order in each epoch: a function of (seed, epoch).
 
@@ -53,6 +87,9 @@ class BatchSource:
         device: Where batches go.
         seed: The training's seed.
         transform: Augmentation, or None.
+        weights: What each example counts, [n], or None.
+        predictions: Class probabilities of each example by another classifier, [n, classes], or None.
+        processes: Which share of each batch is yielded here.
     """
 
     def __init__(
@@ -64,13 +101,23 @@ class BatchSource:
         device: torch.device,
         seed: int,
         transform: Transform | None = None,
+        weights: Float[Tensor, " n"] | None = None,
+        predictions: Float[Tensor, "n classes"] | None = None,
+        processes: Processes | None = None,
     ) -> None:
         self._images = images
+        self._processes = processes or Processes()
+        self._weights, self._predictions = weights, predictions
         self._labels = labels.to(torch.int64)
         self._device = device
         self._seed = seed
         self._transform = transform
         self.steps = math.ceil(len(images) / batch_size)
+        if len(images) // self.steps < self._processes.count:
+            raise InvalidArgumentError(
+                f"a batch must have an example for each of {self._processes.count} processes, got batches of "
+                f"{len(images) // self.steps}"
+            )
 
     def __len__(self) -> int:
         return len(self._images)
@@ -78,12 +125,22 @@ class BatchSource:
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """Yield the `steps` batches of an epoch; every example is in exactly one of them."""
         order = torch.randperm(len(self), generator=seeded_generator(torch.device("cpu"), self._seed, "order", epoch))
-        generator = seeded_generator(self._device, self._seed, "transform", epoch)
-        for rows in order.tensor_split(self.steps):
-            x = as_inputs(self._move(self._images[rows.to(self._images.device)]), self._device)
+        generator = seeded_generator(self._device, self._seed, "transform", epoch, *self._processes.purpose)
+        for batch in order.tensor_split(self.steps):
+            rows = self._processes.share(batch)
+            x = as_inputs(self._take(self._images, rows), self._device)
             if self._transform is not None:
                 x = self._transform(x, generator)
-            yield Batch(x, self._move(self._labels[rows.to(self._labels.device)]), self._move(rows), epoch)
+            weight = None if self._weights is None else self._take(self._weights, rows).float()
+            prediction = None if self._predictions is None else self._take(self._predictions, rows).float()
+            yield Batch(x, self._take(self._labels, rows), self._move(rows), epoch, weight, prediction)
+
+    def factor(self, rows: int, step: int) -> float:
+        """Return the factor on the mean loss over `rows` rows of a step's share; 1 where the process is alone."""
+        return self._processes.scale(rows, len(self) // self.steps + (step < len(self) % self.steps))
+
+    def _take(self, of: Tensor, rows: Tensor) -> Tensor:
+        return self._move(of[rows.to(of.device)])
 
     def _move(self, tensor: Tensor) -> Tensor:
         if self._device.type == "cuda" and tensor.device.type == "cpu":

@@ -31,6 +31,8 @@ class TrainingConfig:
         warmup: One-cycle: share of the steps in which the rate rises, in [0, 1).
         decay_epochs: Step: epochs between two drops; default: a third of all epochs, rounded up.
         decay_factor: Step: factor of each drop, in (0, 1].
+        clip: Gradients longer than this (l2, over all weights) are scaled down to it; None for never.
+        ema: Decay of the moving average of the weights, in [0, 1), which is then the trained network; 0 for none.
         seed: The training is a function of it (on one device, torch release and number of threads).
         precision: "fp32", or "bf16" by autocast.
         channels_last: NHWC memory for image batches and convolutions.
@@ -51,6 +53,8 @@ class TrainingConfig:
     warmup: float = 0.2
     decay_epochs: int | None = None
     decay_factor: float = 0.1
+    clip: float | None = None
+    ema: float = 0.0
     seed: int = 0
     precision: str = "fp32"
     channels_last: bool = False
@@ -72,6 +76,9 @@ class TrainingConfig:
         _check_number("weight_decay", self.weight_decay, "at least 0 and finite", lambda v: 0 <= v < math.inf)
         _check_number("warmup", self.warmup, "in [0, 1)", lambda v: 0 <= v < 1)
         _check_number("decay_factor", self.decay_factor, "in (0, 1]", lambda v: 0 < v <= 1)
+        if self.clip is not None:
+            _check_number("clip", self.clip, "positive and finite", lambda v: 0 < v < math.inf)
+        _check_number("ema", self.ema, "in [0, 1)", lambda v: 0 <= v < 1)
         _check_number("report_seconds", self.report_seconds, "at least 0 and finite", lambda v: 0 <= v < math.inf)
         if self.optimizer == "sgd" and self.nesterov and self.momentum == 0:
             raise InvalidArgumentError("momentum must be positive with nesterov, got momentum=0; turn nesterov off")

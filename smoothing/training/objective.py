@@ -27,12 +27,24 @@ class Batch:
         y: Labels, [batch].
         index: Position of each example in the training set, [batch]; for targets that were computed beforehand.
         epoch: Epoch from 0; for warm-ups.
+        weight: What each example counts, [batch], or None where all count 1; pseudo-labelled ones may count less.
+        prediction: Class probabilities that another classifier gives to each example, [batch, classes], or None.
     """
 
     x: Float[Tensor, " batch *shape"]
     y: Int64[Tensor, " batch"]
     index: Int64[Tensor, " batch"]
     epoch: int
+    weight: Float[Tensor, " batch"] | None = None
+    prediction: Float[Tensor, "batch classes"] | None = None
+
+    def mean(self, losses: Float[Tensor, " batch"]) -> Float[Tensor, ""]:
+        """Return the mean of the examples' losses over the batch, each counting its weight: sum_i w_i l_i / batch.
+
+        The sum is not divided by the sum of the weights: a batch that happens to hold many pseudo-labels would otherwise
+        give each of its true labels more than another batch does.
+        """
+        return (losses if self.weight is None else losses * self.weight).mean()
 
 
 @dataclass(frozen=True)
@@ -45,6 +57,24 @@ class Objective(ABC):
 
     name: ClassVar[str]
     """The objective's name on the command line."""
+
+    needs_prediction: ClassVar[bool] = False
+    """Whether batches must carry `prediction`."""
+
+    @property
+    def passes(self) -> int:
+        """Forward and backward passes that a step makes over each example, where noise augmentation makes one.
+
+        A pass for the input's gradient alone, as in an attack, counts as one although it is a little cheaper.
+        """
+        return 1
+
+    def check_law(self, law: SmoothingDistribution) -> None:  # noqa: B027 - most objectives take every law
+        """Check that the objective means something for this law; called before a training starts.
+
+        Raises:
+            InvalidArgumentError: If it does not.
+        """
 
     @abstractmethod
     def __call__(
@@ -77,6 +107,13 @@ def add_noise(
     inputs with one draw each, hence `law.sample`. The sum is not clipped, as in certification.
     """
     return law.sample(len(x), generator=generator, device=x.device, dtype=x.dtype).add_(x)
+
+
+def draw_noise(
+    x: Float[Tensor, " batch *shape"], law: SmoothingDistribution, m: int, generator: torch.Generator
+) -> Float[Tensor, "m batch *shape"]:
+    """Return m independent draws of the law for each row, [m, batch, *shape]."""
+    return law.sample(m * len(x), generator=generator, device=x.device, dtype=x.dtype).reshape(m, *x.shape)
 
 
 def share_correct(scores: Float[Tensor, "batch classes"], y: Int64[Tensor, " batch"]) -> Float[Tensor, ""]:

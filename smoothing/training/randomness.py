@@ -32,6 +32,7 @@ class GlobalRandomness:
     """
 
     def __init__(self, device: torch.device, seed: int) -> None:
+        self._device, self._seed = device, seed
         self._devices = [device] if device.type == "cuda" else []
         with torch.random.fork_rng(devices=self._devices):
             torch.default_generator.manual_seed(derive_seed(seed, "global"))
@@ -50,6 +51,24 @@ class GlobalRandomness:
                 torch.cuda.set_rng_state(state, cuda)
             yield
             self._state = self._read()
+
+    def restart(self, *purpose: str | int) -> None:
+        """Begin anew with a stream for one purpose."""
+        self._state = GlobalRandomness(self._device, derive_seed(self._seed, *purpose))._state
+
+    def state_dict(self) -> dict[str, torch.Tensor | list[torch.Tensor]]:
+        """Return the state as it is now."""
+        return {"cpu": self._state[0].clone(), "cuda": [state.clone() for state in self._state[1]]}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor | list[torch.Tensor]]) -> None:
+        """Go on from a `state_dict`; one from another kind of device has no state for this one, which keeps its own."""
+        cpu, cuda = state["cpu"], state["cuda"]
+        assert isinstance(cpu, torch.Tensor)
+        assert isinstance(cuda, list)
+        self._state = (
+            cpu.cpu(),
+            [saved.cpu() for saved in cuda] if len(cuda) == len(self._devices) else self._state[1],
+        )
 
     def _read(self) -> tuple[torch.Tensor, list[torch.Tensor]]:
         return torch.get_rng_state(), [torch.cuda.get_rng_state(cuda) for cuda in self._devices]

@@ -68,12 +68,41 @@ SCHEDULES: dict[str, Callable[[int, ScheduleLength], float]] = {
 }
 
 
-def make_scheduler(
-    name: str, optimizer: torch.optim.Optimizer, length: ScheduleLength
-) -> torch.optim.lr_scheduler.LambdaLR:
+class Scheduler:
+    """Sets the rate of an optimiser before each step: its configured rate times the factor of that step.
+
+    Args:
+        factor: From the step, from 0, to the factor.
+        optimizer: Whose rate is set.
+    """
+
+    def __init__(self, factor: Callable[[int], float], optimizer: torch.optim.Optimizer) -> None:
+        self._factor = factor
+        self._groups = optimizer.param_groups
+        self._highest = [float(group.setdefault("highest_lr", group["lr"])) for group in self._groups]
+        self._step = 0
+        self.jump(0)
+
+    @property
+    def rate(self) -> float:
+        """Rate of the step to come."""
+        return float(self._groups[0]["lr"])
+
+    def step(self) -> None:
+        """A step was taken."""
+        self.jump(self._step + 1)
+
+    def jump(self, step: int) -> None:
+        """Go to a step."""
+        self._step = step
+        for group, highest in zip(self._groups, self._highest, strict=True):
+            group["lr"] = highest * self._factor(step)
+
+
+def make_scheduler(name: str, optimizer: torch.optim.Optimizer, length: ScheduleLength) -> Scheduler:
     """Return a scheduler to be stepped once after each step of the optimiser."""
     factor = SCHEDULES[name]
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: factor(step, length))
+    return Scheduler(lambda step: factor(step, length), optimizer)
 
 
 def _cosine(start: float, end: float, share: float) -> float:
