@@ -1,0 +1,158 @@
+"""ONNX files become graphs: against onnxruntime, in the spellings of benchmark files, and refused with a reason."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from verify.errors import FileFormatError, GraphError, UnsupportedOperatorError
+from verify.kernels import Program
+from verify.onnx_import import load_onnx, onnx_original
+
+RNG = np.random.default_rng(0)
+
+
+def array(*shape: int) -> np.ndarray:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def save(
+    path: Path, nodes: Sequence[onnx.NodeProto], shape: Sequence[int | str], constants: dict[str, np.ndarray]
+) -> Path:
+    graph = helper.make_graph(
+        list(nodes),
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, list(shape))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", "out"])],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), str(path))
+    return path
+
+
+def agrees(path: Path) -> None:
+    graph = load_onnx(path)
+    points = np.random.default_rng(1).standard_normal((4, *graph.input_shape))
+    found = Program(graph).forward(torch.from_numpy(points))[-1].numpy()
+    np.testing.assert_allclose(found, onnx_original(path)(points), rtol=1e-4, atol=1e-4)
+
+
+def test_acas_xu_style(tmp_path: Path) -> None:
+    """Input (1, 1, 1, 5), Sub of a mean, Flatten, MatMul and Add of constants, Relu."""
+    node = helper.make_node
+    nodes = [
+        node("Sub", ["x", "mean"], ["a"]),
+        node("Flatten", ["a"], ["b"]),
+        node("MatMul", ["b", "W"], ["c"]),
+        node("Add", ["c", "v"], ["d"]),
+        node("Relu", ["d"], ["e"]),
+        node("MatMul", ["e", "V"], ["f"]),
+        node("Add", ["w", "f"], ["y"]),
+    ]
+    constants = {"mean": array(1, 1, 1, 5), "W": array(5, 7), "v": array(7), "V": array(7, 5), "w": array(5)}
+    agrees(save(tmp_path / "acas.onnx", nodes, (1, 1, 1, 5), constants))
+
+
+def test_column_vectors(tmp_path: Path) -> None:
+    """W @ x on column vectors without a batch axis, Transpose, Unsqueeze, Squeeze."""
+    node = helper.make_node
+    nodes = [
+        node("MatMul", ["W", "x"], ["a"]),
+        node("Add", ["a", "v"], ["b"]),
+        node("LeakyRelu", ["b"], ["c"], alpha=0.1),
+        node("Transpose", ["c"], ["d"], perm=[1, 0]),
+        node("Unsqueeze", ["d", "axes"], ["e"]),
+        node("Squeeze", ["e", "axes"], ["f"]),
+        node("Gemm", ["f", "V", "w"], ["y"], alpha=0.5, beta=2.0, transB=1),
+    ]
+    constants = {"W": array(4, 3), "v": array(4, 1), "axes": np.array([0]), "V": array(2, 4), "w": array(2)}
+    agrees(save(tmp_path / "columns.onnx", nodes, (3, 1), constants))
+
+
+def test_convolutional(tmp_path: Path) -> None:
+    """Asymmetric padding, groups, dilation, batch norm, all poolings, a residual Add, Concat, a computed Reshape."""
+    node = helper.make_node
+    nodes = [
+        node("Div", ["x", "std"], ["n"]),
+        node("Conv", ["n", "K", "k"], ["a"], strides=[2, 2], pads=[0, 1, 1, 0], kernel_shape=[3, 3]),
+        node("BatchNormalization", ["a", "g", "h", "m", "s"], ["b"]),
+        node("Relu", ["b"], ["c"]),
+        node("Conv", ["c", "G"], ["d"], group=2, dilations=[2, 2], pads=[2, 2, 2, 2]),
+        node("Add", ["d", "c"], ["e"]),
+        node("Sigmoid", ["e"], ["f"]),
+        node("MaxPool", ["f"], ["p"], kernel_shape=[2, 2], strides=[1, 1], pads=[1, 0, 0, 1]),
+        node("AveragePool", ["f"], ["q"], kernel_shape=[2, 2], strides=[1, 1], auto_pad="SAME_UPPER"),
+        node("Concat", ["p", "q"], ["r"], axis=1),
+        node("Pad", ["r", "pads"], ["t"]),
+        node("Shape", ["t"], ["shape"]),
+        node("Slice", ["shape", "zero", "one"], ["batch"]),
+        node("Concat", ["batch", "rest"], ["target"], axis=0),
+        node("Reshape", ["t", "target"], ["u"]),
+        node("Tanh", ["u"], ["v"]),
+        node("MatMul", ["v", "W"], ["w"]),
+        node("GlobalAveragePool", ["e"], ["z0"]),
+        node("Flatten", ["z0"], ["z1"]),
+        node("Mul", ["z1", "scale"], ["z2"]),
+        node("Sub", ["w", "z2"], ["y"]),
+    ]
+    constants = {
+        "std": np.float32(0.5),
+        "K": array(4, 2, 3, 3),
+        "k": array(4),
+        "g": array(4),
+        "h": array(4),
+        "m": array(4),
+        "s": np.abs(array(4)),
+        "G": array(4, 2, 3, 3),
+        "pads": np.array([0, 0, 1, 0, 0, 0, 0, 1]),
+        "zero": np.array([0]),
+        "one": np.array([1]),
+        "rest": np.array([-1]),
+        "W": array(8 * 4 * 4, 4) / 10,
+        "scale": array(4),
+    }
+    agrees(save(tmp_path / "conv.onnx", nodes, ("batch", 2, 6, 6), constants))
+
+
+def test_exported_by_torch_style_slices(tmp_path: Path) -> None:
+    node = helper.make_node
+    nodes = [
+        node("Split", ["x", "sizes"], ["a", "b"], axis=1),
+        node("Neg", ["a"], ["c"]),
+        node("Gather", ["b", "index"], ["d"], axis=1),
+        node("Concat", ["c", "d"], ["e"], axis=1),
+        node("ReduceMean", ["e"], ["f"], axes=[2], keepdims=0),
+        node("Dropout", ["f"], ["g"]),
+        node("Identity", ["g"], ["y"]),
+    ]
+    constants = {"sizes": np.array([2, 3]), "index": np.array([2, 0, 0])}
+    agrees(save(tmp_path / "slices.onnx", nodes, (1, 5, 3), constants))
+
+
+def test_all_unsupported_operators_are_named_at_once(tmp_path: Path) -> None:
+    node = helper.make_node
+    nodes = [node("Exp", ["x"], ["a"]), node("Relu", ["a"], ["b"]), node("Mul", ["x", "x"], ["c"])]
+    nodes.append(node("Softmax", ["c"], ["y"]))
+    with pytest.raises(UnsupportedOperatorError) as caught:
+        load_onnx(save(tmp_path / "bad.onnx", nodes, (1, 3), {}))
+    for word in ("Exp", "Softmax", "product of two values"):
+        assert word in str(caught.value)
+
+
+def test_malformed_files(tmp_path: Path) -> None:
+    garbage = tmp_path / "garbage.onnx"
+    garbage.write_bytes(b"this is no protocol buffer")
+    with pytest.raises(FileFormatError, match=r"garbage.onnx: is no valid ONNX model: \w+"):
+        load_onnx(garbage)
+    with pytest.raises(FileFormatError, match="there is no such file"):
+        load_onnx(tmp_path / "missing.onnx")
+    node = helper.make_node("Relu", ["x"], ["y"])
+    with pytest.raises(FileFormatError, match="only the first axis"):
+        load_onnx(save(tmp_path / "symbolic.onnx", [node], (1, "n"), {}))
+    mismatched = helper.make_node("MatMul", ["x", "W"], ["y"])
+    with pytest.raises(GraphError, match="must fit the last axis"):
+        load_onnx(save(tmp_path / "shape.onnx", [mismatched], (1, 3), {"W": array(4, 2)}))

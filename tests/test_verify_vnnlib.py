@@ -1,0 +1,150 @@
+"""VNN-LIB: the structure of benchmark files, malformed files with line and reason, and the sample instances."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from verify.alpha_crown import AlphaCrown
+from verify.attack import Attack
+from verify.checker import check
+from verify.crown import Crown
+from verify.errors import FileFormatError
+from verify.onnx_import import load_onnx, onnx_original
+from verify.problem import Problem
+from verify.result import Status
+from verify.vnnlib import parse_vnnlib, read_vnnlib
+
+HEAD = """
+; a comment
+(declare-const X_0 Real)
+(declare-const X_1 Real)
+(declare-const Y_0 Real)
+(declare-const Y_1 Real)
+(declare-const Y_2 Real)
+(assert (>= X_0 -1)) (assert (<= X_0 1.5e0))
+(assert (and (<= 0.25 X_1) (<= X_1 0.75)))
+"""
+
+
+def test_conjunction() -> None:
+    (one,) = parse_vnnlib(HEAD + "(assert (>= Y_0 Y_1)) (assert (<= (+ (* 2 Y_2) 1) Y_0))")
+    assert one.lower.tolist() == [-1, 0.25]
+    assert one.upper.tolist() == [1.5, 0.75]
+    assert one.specification.groups == ((0, 1),)
+    # Y_1 - Y_0 <= 0 and 2 Y_2 + 1 - Y_0 <= 0; the rows are what must be positive to refute them.
+    assert one.specification.matrix[0].tolist() == [[-1, 1, 0], [-1, 0, 2]]
+    assert one.specification.offset[0].tolist() == [0, 1]
+
+
+def test_disjunction_over_outputs() -> None:
+    (one,) = parse_vnnlib(HEAD + "(assert (or (and (>= Y_1 Y_0)) (and (>= Y_2 Y_0) (<= Y_2 3))))")
+    assert one.specification.groups == ((0,), (1, 2))
+    assert one.specification.violated(np.array([[1.0, -1.0, 0.0]])).all()
+    assert not one.specification.violated(np.array([[1.0, -1.0, 0.1]])).any()
+
+
+def test_disjunction_over_inputs_gives_several_boxes() -> None:
+    text = (
+        HEAD
+        + """(assert (or (and (<= X_0 0) (>= Y_0 1)) (and (>= X_0 0.5) (>= Y_0 1)) (and (<= X_0 0) (>= Y_1 9))
+                               (and (>= X_0 7) (>= Y_0 1))))"""
+    )
+    boxes = parse_vnnlib(text)
+    assert [(p.lower[0], p.upper[0]) for p in boxes] == [(-1, 0), (0.5, 1.5)]
+    assert [p.specification.groups for p in boxes] == [((0,), (1,)), ((0,),)]
+
+
+def test_contradictions_and_trivialities() -> None:
+    assert parse_vnnlib(HEAD + "(assert (>= X_0 2)) (assert (<= Y_0 0))") == []
+    (always,) = parse_vnnlib(HEAD)  # every point of the box is unsafe
+    assert always.specification.violated(always.specification.values(np.zeros((1, 3)))).all()
+    assert not always.specification.proved(always.specification.values(np.zeros((1, 3)))).any()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6))
+def test_formulas_mean_what_they_say(seed: int) -> None:
+    """Random nested formulas, evaluated directly at random outputs, against the disjunctive form."""
+    rng = np.random.default_rng(seed)
+
+    def build(depth: int) -> tuple[str, "object"]:
+        if depth == 0 or rng.random() < 0.3:
+            i, j, c = rng.integers(0, 3), rng.integers(0, 3), int(rng.integers(-2, 3))
+            op = ("<=", ">=")[rng.integers(0, 2)]
+            text = f"({op} (+ Y_{i} {c}) (- (* 2 Y_{j}) 1))"
+            sign = 1 if op == "<=" else -1
+            return text, lambda y: sign * (y[i] + c - 2 * y[j] + 1) <= 0
+        word = ("and", "or")[rng.integers(0, 2)]
+        parts = [build(depth - 1) for _ in range(rng.integers(1, 4))]
+        join = all if word == "and" else any
+        return f"({word} {' '.join(t for t, _ in parts)})", lambda y: join(f(y) for _, f in parts)  # type: ignore[operator]
+
+    text, truth = build(3)
+    (one,) = parse_vnnlib(HEAD + f"(assert {text})")
+    for y in rng.integers(-3, 4, (30, 3)).astype(float):
+        assert bool(one.specification.violated(one.specification.values(y[None]))[0]) == truth(y)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("(declare-const X_0 Real", "line 1: this parenthesis is never closed"),
+        ("(declare-const X_0 Real))", "line 1: a parenthesis is closed that was never opened"),
+        (HEAD + "(assert (<= Y_9 0))", "line 10: 'Y_9' is neither a number nor a declared variable"),
+        (HEAD + "\n\n(assert (<= (* X_0 X_1) 0))", "line 12: products and quotients of variables are not linear"),
+        (HEAD + "(assert (=> Y_0 1))", "line 10: a formula must be built of"),
+        (HEAD + "(assert (<= X_0 Y_0))", "line 10: a constraint must bound one input"),
+        (HEAD + "(assert (<= Y_0 nan))", "line 10: numbers must be finite"),
+        (HEAD + "(assert (<= Y_0))", "line 10: <= must compare two values, got 1"),
+        (HEAD + "(assert (/ Y_0 0))", "line 10: a formula must be built of"),
+        (HEAD + "(assert (<= (/ Y_0 0) 1))", "line 10: division by zero"),
+        (HEAD + "(check (<= Y_0 1))", "line 10: 'check' is no command"),
+        (HEAD + "word", "line 10: 'word' stands outside"),
+        ("(declare-const Z_0 Real)", "line 1: variables must be called"),
+        ("(declare-const X_0 Int)", "line 1: a declaration must be"),
+        ("(declare-const X_0 Real)(declare-const X_0 Real)", "line 1: X_0 is declared twice"),
+        ("(declare-const X_1 Real)(declare-const Y_0 Real)", "line 1: X_0 is missing"),
+        ("(declare-const X_0 Real)", "no Y_0 is declared"),
+        ("(declare-const X_0 Real)(declare-const Y_0 Real)(assert (<= X_0 1))", "got none for X_0"),
+        ("", "no X_0 is declared"),
+    ],
+)
+def test_malformed(text: str, message: str) -> None:
+    with pytest.raises(FileFormatError) as caught:
+        parse_vnnlib(text)
+    assert message in str(caught.value)
+
+
+def test_files(tmp_path: Path) -> None:
+    with pytest.raises(FileFormatError, match="cannot be read"):
+        read_vnnlib(tmp_path / "missing.vnnlib")
+    bad = tmp_path / "bad.vnnlib"
+    bad.write_text("(assert")
+    with pytest.raises(FileFormatError, match=r"bad.vnnlib: line 1"):
+        read_vnnlib(bad)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(("number", "verdict"), [(0, None), (2, Status.VERIFIED), (7, Status.FALSIFIED)])
+def test_samples(shared_dir: Path, number: int, verdict: Status | None) -> None:
+    """Published verdicts. Instance 0 is robust, but not within reach of bound propagation (exact methods prove it)."""
+    folder = shared_dir / "data" / "vnnlib_sample"
+    network = folder / "mnist-net_256x2.onnx"
+    graph = load_onnx(network)
+    (unsafe,) = read_vnnlib(folder / f"prop_{number}_0.03.vnnlib")
+    problem = Problem.build(graph, unsafe.region(graph.input_shape), unsafe.specification)
+    attack = Attack(steps=10, restarts=1, original=onnx_original(network)).bound(problem)
+    bound = Crown().bound(problem)
+    if verdict is None:
+        bound = AlphaCrown(steps=3, box_steps=2).bound(problem, bound)
+        assert bound.lower.min() < 0
+        assert attack.status == (Status.UNKNOWN,)
+    else:
+        assert verdict in (attack.status[0], bound.status[0])
+    assert (attack.status[0] is Status.FALSIFIED) == (number == 7)
+    assert (bound.status[0] is Status.VERIFIED) == (number == 2)
+    checked = check(graph, problem.region, problem.specification, bound.certificates)
+    assert checked.status == bound.status

@@ -1,0 +1,323 @@
+"""Exact verification of piecewise linear networks by mixed-integer programming, in HiGHS.
+
+The hull program of `verify.lp.program`, with one binary per unstable neuron that decides its side: p <= a and q <= 1 - a
+turn the triangle with corners (l, g l), (0, 0), (u, u) into its two edges. Max pooling gets one binary per entry that can be
+the maximum. The tighter the boxes, the fewer binaries and the smaller the constants: LP-ALL or alpha-CROWN come first.
+
+What is reported is the solver's *dual* bound, less its feasibility tolerance; a time limit leaves a valid but weaker one. It
+rests on the solver's branch and bound, which carries no certificate, and is marked so. A point that the solver claims to
+violate the property is run through the network itself before anything is called falsified.
+
+Reference: Tjeng, Xiao, Tedrake 2019, "Evaluating Robustness of Neural Networks with Mixed Integer Programming".
+"""
+
+import dataclasses
+import time
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy import ndarray
+from scipy import sparse
+
+from smoothing.errors import InvalidArgumentError, UnsupportedNormError
+from smoothing.threat import Norm
+from verify.errors import UnsupportedOperatorError
+from verify.graph import MaxPool, Sigmoid, Tanh
+from verify.lp.program import HullProgram, widen
+from verify.lp.rungs import LPAll
+from verify.lp.simplex import linear_program, quiet_solver, run_solver
+from verify.method import Method
+from verify.problem import Problem
+from verify.result import Guarantee, Result, Status
+
+TOLERANCE = 1e-6
+"""HiGHS's feasibility tolerance; what its bound is lowered by, relative to 1 + its size."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MILP(Method):
+    """Mixed-integer programs, one for every row of the specification.
+
+    Attributes:
+        time_limit: Seconds for all rows of one input together; None for no limit.
+        gap: A row is solved until (incumbent - bound) <= gap * |incumbent|.
+        until_sign: Solve only rows that the previous rung leaves open, stop each once its sign is known, and stop with an
+            input once it is falsified. Verdicts are the same, bounds are not optimal.
+        memory_limit: Bytes that one program may take; None: what is free.
+    """
+
+    name: ClassVar[str] = "milp"
+    time_limit: float | int | None = None
+    gap: float | int = 1e-6
+    until_sign: bool = False
+    memory_limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.time_limit is not None and not self.time_limit > 0:
+            raise InvalidArgumentError(f"time_limit must be positive or None, got time_limit={self.time_limit}")
+        if not 0 <= self.gap < 1:
+            raise InvalidArgumentError(f"gap must be in [0, 1), got gap={self.gap}")
+
+    def bound(self, problem: Problem, previous: Result | None = None, *, pure: bool = False) -> Result:
+        """See `Method.bound`; without a previous result, LP-ALL is run first. There is no pure method: boxes are needed.
+
+        Raises:
+            UnsupportedOperatorError: If an activation is not piecewise linear; names all of them.
+            UnsupportedNormError: If the sets are l2 balls, which take a mixed-integer *cone* program.
+            ProgramTooLargeError: If a program would not fit into memory.
+        """
+        began = time.perf_counter()
+        refused = [
+            f"{node.name or k}: {type(node.op).__name__} is not piecewise linear"
+            for k, node in enumerate(problem.graph)
+            if isinstance(node.op, Sigmoid | Tanh)
+        ]
+        if refused:
+            raise UnsupportedOperatorError(refused)
+        if problem.region.norm is Norm.L2:
+            raise UnsupportedNormError("milp needs a set with flat faces (linf, l1 or a box), got an l2 ball")
+        if previous is None:
+            previous = LPAll().bound(problem)
+        elif previous.lower.shape != problem.specification.offset.shape:
+            raise InvalidArgumentError("previous must be about the same problem, got bounds of another shape")
+        outcomes = [self._input(problem[i : i + 1], previous, i) for i in range(len(problem))]
+        specification = problem.specification
+        lower = np.fmax(np.stack([outcome.lower for outcome in outcomes]), previous.lower)
+        proved = specification.proved(lower)
+        status = [
+            Status.FALSIFIED
+            if outcome.counterexample is not None
+            else Status.VERIFIED
+            if proved[i]
+            else Status.TIMEOUT
+            if outcome.timed_out
+            else Status.UNKNOWN
+            for i, outcome in enumerate(outcomes)
+        ]
+        return Result(
+            method=self.name,
+            lower=lower,
+            status=tuple(status),
+            region=problem.region.description,
+            guarantee=Guarantee.SOLVER,
+            seconds=time.perf_counter() - began,
+            boxes=dict(previous.boxes),
+            upper=np.stack([outcome.upper for outcome in outcomes]),
+            counterexamples=tuple(outcome.counterexample for outcome in outcomes),
+            notes=tuple(note for outcome in outcomes for note in outcome.notes),
+        )
+
+    def _input(self, problem: Problem, previous: Result, image: int) -> "_Outcome":
+        specification = problem.specification
+        known = previous.lower[image]
+        order = np.argsort(np.where(np.isfinite(known), known, -np.inf), kind="stable")
+        outcome = _Outcome(np.full(len(known), -np.inf), np.full(len(known), np.inf))
+        began = time.perf_counter()
+        program = _exact_program(problem, previous, image, self.memory_limit)
+        for row in order:
+            if self.until_sign and (known[row] > 0 or outcome.counterexample is not None):
+                continue
+            left = None if self.time_limit is None else self.time_limit - (time.perf_counter() - began)
+            if left is not None and left <= 0:
+                outcome.timed_out = True
+                break
+            cost, constant = program.objective(specification.matrix[0, row], float(specification.offset[0, row]))
+            answer = program.minimise(cost, constant, left, 0.999 if self.until_sign else self.gap, self.until_sign)
+            outcome.lower[row] = answer.bound
+            outcome.timed_out |= answer.status == "time limit reached"
+            if np.isneginf(answer.bound):
+                outcome.notes.append(f"input {image}, row {row}: HiGHS gave no bound ({answer.status})")
+            if answer.point is not None:
+                _replay(problem, answer.point, outcome)
+        return outcome
+
+
+@dataclasses.dataclass(eq=False)
+class _Outcome:
+    lower: Float[ndarray, " rows"]
+    upper: Float[ndarray, " rows"]
+    counterexample: Float[ndarray, "..."] | None = None
+    timed_out: bool = False
+    notes: list[str] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Answer:
+    status: str
+    bound: float
+    point: Float[ndarray, " inputs"] | None
+
+
+@dataclasses.dataclass(eq=False)
+class _ExactProgram:
+    hull: HullProgram
+    matrix: sparse.csr_array
+    row_bounds: tuple[Float[ndarray, " rows"], Float[ndarray, " rows"]]
+    column_bounds: tuple[Float[ndarray, " columns"], Float[ndarray, " columns"]]
+    binaries: int
+
+    def objective(self, row: Float[ndarray, " outputs"], offset: float) -> tuple[Float[ndarray, " columns"], float]:
+        """Return cost and constant of a row of the specification."""
+        expression = self.hull.expressions[self.hull.graph.output]
+        cost = np.zeros(self.matrix.shape[1])
+        cost[: expression.matrix.shape[1]] = expression.matrix.T @ row
+        return cost, float(row @ expression.offset + offset)
+
+    def minimise(
+        self, cost: Float[ndarray, " columns"], constant: float, time_limit: float | None, gap: float, until_sign: bool
+    ) -> _Answer:
+        """Branch and bound on one thread.
+
+        With a relative gap just below 1 the search ends as soon as incumbent and bound are both positive; a negative
+        incumbent ends it through `objective_target`.
+        """
+        import highspy
+
+        model = linear_program(highspy, self.matrix, self.row_bounds, self.column_bounds)
+        model.col_cost_, model.offset_ = cost, constant
+        kinds = highspy.HighsVarType
+        continuous = self.matrix.shape[1] - self.binaries
+        model.integrality_ = [kinds.kContinuous] * continuous + [kinds.kInteger] * self.binaries
+        solver = quiet_solver(highspy)
+        options: dict[str, Any] = {"threads": 1, "mip_rel_gap": float(gap), "mip_abs_gap": 1e-9}
+        if time_limit is not None:
+            options["time_limit"] = float(time_limit)
+        if until_sign:
+            options["objective_target"] = -10 * TOLERANCE
+        for option, value in options.items():
+            solver.setOptionValue(option, value)
+        solver.passModel(model)
+        run_solver(highspy, solver)
+        status = str(solver.modelStatusToString(solver.getModelStatus())).lower()
+        info = solver.getInfo()
+        # A program without binaries is a linear one, and has no branch and bound to report a bound.
+        dual = float(info.mip_dual_bound if self.binaries else info.objective_function_value)
+        usable = status in ("optimal", "time limit reached", "target for objective reached") and np.isfinite(dual)
+        if not self.binaries:
+            usable = usable and status == "optimal"
+        bound = dual - TOLERANCE * (1.0 + abs(dual)) if usable else -np.inf
+        values = np.array(solver.getSolution().col_value)
+        point = None
+        if len(values) == self.matrix.shape[1] and info.primal_solution_status == 2 and np.isfinite(values).all():
+            expression = self.hull.expressions[0]
+            point = expression.matrix @ values[: expression.matrix.shape[1]] + expression.offset
+        return _Answer(status, float(bound), point)
+
+
+def _exact_program(problem: Problem, previous: Result, image: int, memory_limit: int | None) -> _ExactProgram:
+    """The hull program of one input, with its binaries as the last columns."""
+    graph = problem.graph
+    boxes = {
+        k: (previous.boxes[k].lower[image].ravel().copy(), previous.boxes[k].upper[image].ravel().copy())
+        for k in graph.preactivations
+    }
+    hull = HullProgram(graph, problem.region, boxes, memory_limit)
+    hull.reach(graph.output)
+    matrix, low, high = hull.constraints()
+    column_low, column_high = hull.column_bounds()
+    builder = _Rows(hull.columns)
+    for block in hull.triangles:
+        count = len(block.neurons)
+        binary = builder.binaries(count)
+        p, q = block.upper_column + np.arange(count), block.upper_column + count + np.arange(count)
+        builder.add([(p, np.ones(count)), (binary, -np.ones(count))], np.zeros(count))
+        builder.add([(q, np.ones(count)), (binary, np.ones(count))], np.ones(count))
+    for pool in hull.pools:
+        op, source = graph[pool.node].op, graph[pool.node].inputs[0]
+        assert isinstance(op, MaxPool)
+        builder.pool(
+            op.index[pool.windows],
+            pool.column,
+            hull.expressions[source].matrix,
+            hull.expressions[source].offset,
+            boxes[source],
+        )
+    total = hull.columns + builder.count
+    extra, side = builder.rows(total)
+    full = sparse.csr_array(sparse.vstack([widen(matrix, total), extra], format="csr"))
+    rows = np.concatenate([low, np.full(len(side), -np.inf)]), np.concatenate([high, side])
+    columns = (
+        np.concatenate([column_low, np.zeros(builder.count)]),
+        np.concatenate([column_high, np.ones(builder.count)]),
+    )
+    return _ExactProgram(hull, full, rows, columns, builder.count)
+
+
+class _Rows:
+    """Rows a^T v <= b over the columns of the hull and the binaries behind them."""
+
+    def __init__(self, columns: int) -> None:
+        self.first, self.count = columns, 0
+        self._entries: list[tuple[ndarray, ndarray, ndarray]] = []
+        self._sides: list[ndarray] = []
+        self._height = 0
+
+    def binaries(self, count: int) -> ndarray:
+        start = self.first + self.count
+        self.count += count
+        return start + np.arange(count)
+
+    def add(self, terms: list[tuple[ndarray, ndarray]], side: ndarray) -> None:
+        """Row i holds entry i of every term."""
+        rows = self._height + np.arange(len(side))
+        self._entries += [(rows, columns, values) for columns, values in terms]
+        self._sides.append(side)
+        self._height += len(side)
+
+    def pool(
+        self,
+        index: ndarray,
+        column: int,
+        matrix: sparse.csr_array,
+        offset: ndarray,
+        box: tuple[ndarray, ndarray],
+    ) -> None:
+        """Y >= x_i for all i, y <= x_i + (max_{j != i} u_j - l_i) (1 - a_i), sum a_i = 1 (Tjeng et al. 2019, section 4)."""
+        lower, upper = box
+        for window, entries in enumerate(index):
+            x = entries[entries >= 0]
+            candidates = x[upper[x] > lower[x].max()]
+            y = np.array([column + window])
+            binary = self.binaries(len(candidates))
+            ones = np.ones(len(candidates))
+            self._entries.append((np.full(len(binary), self._height), binary, -ones))
+            self._sides.append(np.array([-1.0]))  # at least one; more than one only where entries are equal
+            self._height += 1
+            for i, a in zip(candidates, binary, strict=True):
+                row = matrix[[i]].tocoo()
+                others = upper[x[x != i]].max(initial=-np.inf)
+                room = max(float(others - lower[i]), 0.0)
+                for sign, big in ((-1.0, 0.0), (1.0, room)):
+                    columns = np.concatenate([row.coords[1], y, [a]])
+                    values = np.concatenate([-sign * row.data, [sign], [big]])
+                    self._entries.append((np.full(len(columns), self._height), columns, values))
+                    self._sides.append(np.array([sign * offset[i] + big]))
+                    self._height += 1
+
+    def rows(self, total: int) -> tuple[sparse.csr_array, ndarray]:
+        if not self._entries:
+            return sparse.csr_array((0, total)), np.zeros(0)
+        row, column, value = (np.concatenate(parts) for parts in zip(*self._entries, strict=True))
+        matrix = sparse.coo_array((value, (row, column)), shape=(self._height, total))
+        return sparse.csr_array(matrix), np.concatenate(self._sides)
+
+
+def _replay(problem: Problem, point: Float[ndarray, " inputs"], outcome: _Outcome) -> None:
+    """Run a claimed point through the network; keep its values, and the point if it breaks the property."""
+    region = problem.region
+    x = torch.from_numpy(point).reshape(region.center.shape).clamp(region.lower, region.upper)
+    if region.norm is Norm.L1:
+        delta = x - region.center
+        length = float(delta.abs().sum())
+        if length > region.eps:
+            # The solver's tolerance: back into the ball, with a margin for the rounding of this very step.
+            x = (region.center + delta * (region.eps / length * (1 - 1e-12))).clamp(region.lower, region.upper)
+    outputs = problem.program.forward(x.to(problem.program.dtype))[-1].double().cpu().numpy()
+    values = problem.specification.values(outputs)
+    if not np.isfinite(values).all():
+        return
+    outcome.upper = np.minimum(outcome.upper, values[0])
+    if problem.specification.violated(values)[0] and outcome.counterexample is None:
+        outcome.counterexample = x.reshape(problem.graph.input_shape).numpy()

@@ -1,0 +1,328 @@
+"""VNN-LIB properties: the subset of SMT-LIB in which verification benchmarks state them.
+
+A file declares inputs X_0... and outputs Y_0..., bounds the inputs and describes the *unsafe* outputs: a counterexample
+is a point that satisfies all assertions. Assertions may nest `and` and `or` over linear comparisons; the formula is
+brought into disjunctive form, and each disjunct becomes a box of inputs with a conjunction of linear output constraints.
+Disjuncts with the same box are one problem.
+
+Reference: Demarchi, Guidotti, Pulina, Tacchella 2023, "Supporting Standardization of Neural Networks Verification with
+VNN-LIB and CoCoNet"; the format of the VNN-COMP benchmarks since 2021.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from verify.errors import FileFormatError
+from verify.region import Region
+from verify.specification import Specification
+
+MAX_DISJUNCTS = 100_000
+"""A formula that multiplies out to more is refused rather than filling the memory."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Token:
+    text: str
+    line: int
+
+
+@dataclass(frozen=True, eq=False)
+class _List:
+    items: "tuple[_Token | _List, ...]"
+    line: int
+
+
+_Expression = _Token | _List
+
+
+@dataclass(frozen=True)
+class _Linear:
+    """Σ coefficients[variable] * variable + constant."""
+
+    coefficients: tuple[tuple[str, float], ...]
+    constant: float
+
+
+_Constraint = tuple[_Linear, int]  # the linear function is <= 0; the line it came from
+_Disjunction = list[tuple[_Constraint, ...]]
+
+
+@dataclass(frozen=True, eq=False)
+class Property:
+    """One box of inputs with the unsafe outputs over it: the property holds if none of them is reached.
+
+    Attributes:
+        lower: Lower bounds of the inputs, [inputs].
+        upper: Upper bounds.
+        specification: For a batch of one: row `b - aᵀy` > 0 refutes the constraint aᵀy <= b; one group per disjunct.
+    """
+
+    lower: np.ndarray
+    upper: np.ndarray
+    specification: Specification
+
+    def region(self, shape: tuple[int, ...], description: str = "VNN-LIB box") -> Region:
+        """Return the box for a network whose inputs have the given shape (the inputs in C order)."""
+        lower, upper = (torch.from_numpy(v.copy()).reshape(1, *shape) for v in (self.lower, self.upper))
+        return Region.box(lower, upper, description)
+
+
+def read_vnnlib(path: str | Path) -> list[Property]:
+    """Read a property file.
+
+    Returns:
+        The boxes; the file is "unsat" (safe) if the property of every one of them holds, "sat" if one is violated. An empty
+        list means that the assertions contradict each other already (unsat).
+
+    Raises:
+        FileFormatError: If the file is malformed, with line and reason.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileFormatError(f"{path}: cannot be read as text: {error}") from error
+    try:
+        return parse_vnnlib(text)
+    except FileFormatError as error:
+        raise FileFormatError(f"{path}: {error}") from None
+
+
+def parse_vnnlib(text: str) -> list[Property]:
+    """Read a property from text; see `read_vnnlib`.
+
+    Example:
+        >>> lines = [
+        ...     "(declare-const X_0 Real)",
+        ...     "(declare-const Y_0 Real)",
+        ...     "(assert (>= X_0 0))",
+        ...     "(assert (<= X_0 1))",
+        ... ]
+        >>> (unsafe,) = parse_vnnlib(" ".join([*lines, "(assert (<= Y_0 2))"]))
+        >>> unsafe.specification.matrix.tolist(), unsafe.specification.offset.tolist()
+        ([[[1.0]]], [[-2.0]])
+    """
+    declared: dict[str, int] = {}
+    common: list[_Constraint] = []  # assertions without a choice: most of a file
+    formula: _Disjunction = [()]
+    for expression in _parse(text):
+        command = _head(expression)
+        if command in {"declare-const", "declare-fun"}:
+            name, line = _declaration(expression)
+            if name in declared:
+                raise _error(line, f"{name} is declared twice")
+            declared[name] = line
+        elif command == "assert":
+            if len(expression.items) != 2:
+                raise _error(expression.line, "assert must have one formula")
+            asserted = _formula(expression.items[1], declared)
+            if len(asserted) == 1:
+                common.extend(asserted[0])
+            else:
+                formula = _conjoin(formula, asserted, expression.line)
+        elif command not in {"set-logic", "set-info", "set-option", "check-sat", "get-model", "exit"}:
+            raise _error(expression.line, f"{command!r} is no command of VNN-LIB (declare-const, assert)")
+    sizes = [_count(declared, letter) for letter in "XY"]
+    return _properties(common, formula, *sizes)
+
+
+def _error(line: int, reason: str) -> FileFormatError:
+    return FileFormatError(f"line {line}: {reason}")
+
+
+def _tokens(text: str) -> Iterator[_Token]:
+    for number, line in enumerate(text.splitlines(), start=1):
+        for match in re.finditer(r"[()]|\|[^|]*\||\"[^\"]*\"|[^\s()]+", line.split(";", maxsplit=1)[0]):
+            yield _Token(match.group(), number)
+
+
+def _parse(text: str) -> Iterator[_List]:
+    stack: list[tuple[int, list[_Expression]]] = []
+    for token in _tokens(text):
+        if token.text == "(":
+            stack.append((token.line, []))
+        elif token.text == ")":
+            if not stack:
+                raise _error(token.line, "a parenthesis is closed that was never opened")
+            line, items = stack.pop()
+            closed = _List(tuple(items), line)
+            if stack:
+                stack[-1][1].append(closed)
+            else:
+                yield closed
+        elif stack:
+            stack[-1][1].append(token)
+        else:
+            raise _error(token.line, f"{token.text!r} stands outside any parentheses")
+    if stack:
+        raise _error(stack[-1][0], "this parenthesis is never closed")
+
+
+def _head(expression: _List) -> str:
+    if not expression.items or not isinstance(expression.items[0], _Token):
+        raise _error(expression.line, "an expression must begin with a word")
+    return expression.items[0].text
+
+
+def _declaration(expression: _List) -> tuple[str, int]:
+    items = [item.text if isinstance(item, _Token) else "()" for item in expression.items]
+    if len(items) not in (3, 4) or items[-1] != "Real" or (len(items) == 4) != (items[0] == "declare-fun"):
+        raise _error(expression.line, f"a declaration must be (declare-const X_0 Real), got ({' '.join(items)})")
+    if not re.fullmatch(r"[XY]_\d+", items[1]):
+        raise _error(expression.line, f"variables must be called X_0, X_1, ... or Y_0, Y_1, ..., got {items[1]}")
+    return items[1], expression.line
+
+
+def _count(declared: dict[str, int], letter: str) -> int:
+    numbers = sorted(int(name[2:]) for name in declared if name[0] == letter)
+    if not numbers:
+        raise _error(1, f"no {letter}_0 is declared: there must be inputs X_i and outputs Y_i")
+    if numbers != list(range(len(numbers))):
+        missing = next(i for i, n in enumerate(numbers) if i != n)
+        raise _error(declared[f"{letter}_{numbers[missing]}"], f"{letter}_{missing} is missing before it")
+    return len(numbers)
+
+
+def _conjoin(first: _Disjunction, second: _Disjunction, line: int) -> _Disjunction:
+    if len(first) * len(second) > MAX_DISJUNCTS:
+        raise _error(line, f"the formula has more than {MAX_DISJUNCTS} disjuncts when multiplied out")
+    return [a + b for a in first for b in second]
+
+
+def _formula(expression: _Expression, declared: dict[str, int]) -> _Disjunction:
+    if isinstance(expression, _Token):
+        if expression.text in {"true", "false"}:
+            return [()] if expression.text == "true" else []
+        raise _error(expression.line, f"a formula must be a comparison, and, or; got {expression.text!r}")
+    head, line = _head(expression), expression.line
+    arguments = expression.items[1:]
+    if head == "and":
+        combined: _Disjunction = [()]
+        for argument in arguments:
+            combined = _conjoin(combined, _formula(argument, declared), line)
+        return combined
+    if head == "or":
+        return [disjunct for argument in arguments for disjunct in _formula(argument, declared)]
+    if head in {"<=", ">=", "<", ">", "="}:
+        if len(arguments) != 2:
+            raise _error(line, f"{head} must compare two values, got {len(arguments)}")
+        left, right = (_linear(argument, declared) for argument in arguments)
+        # Strict comparisons are closed: the unsafe set only grows, so a proof still is one.
+        below, above = (_combine(left, right, -1.0), line), (_combine(right, left, -1.0), line)
+        return [(below, above)] if head == "=" else [(below,)] if head in {"<=", "<"} else [(above,)]
+    raise _error(line, f"a formula must be built of and, or, <=, >=, <, >, =; got {head!r}")
+
+
+def _linear(expression: _Expression, declared: dict[str, int]) -> _Linear:
+    if isinstance(expression, _Token):
+        if expression.text in declared:
+            return _Linear(((expression.text, 1.0),), 0.0)
+        try:
+            value = float(expression.text)
+        except ValueError:
+            raise _error(expression.line, f"{expression.text!r} is neither a number nor a declared variable") from None
+        if not math.isfinite(value):
+            raise _error(expression.line, f"numbers must be finite, got {expression.text}")
+        return _Linear((), value)
+    head, line = _head(expression), expression.line
+    parts = [_linear(argument, declared) for argument in expression.items[1:]]
+    if not parts:
+        raise _error(line, f"{head} must have arguments")
+    if head == "+":
+        total = parts[0]
+        for part in parts[1:]:
+            total = _combine(total, part, 1.0)
+        return total
+    if head == "-":
+        if len(parts) == 1:
+            return _combine(_Linear((), 0.0), parts[0], -1.0)
+        total = parts[0]
+        for part in parts[1:]:
+            total = _combine(total, part, -1.0)
+        return total
+    if head in {"*", "/"} and len(parts) == 2:
+        left, right = parts
+        if head == "*" and not left.coefficients:
+            left, right = right, left
+        if right.coefficients:
+            raise _error(line, "products and quotients of variables are not linear")
+        if head == "/" and right.constant == 0:
+            raise _error(line, "division by zero")
+        factor = right.constant if head == "*" else 1.0 / right.constant
+        return _Linear(tuple((name, factor * c) for name, c in left.coefficients), factor * left.constant)
+    raise _error(line, f"a linear expression must be built of +, -, * and numbers; got {head!r}")
+
+
+def _combine(first: _Linear, second: _Linear, factor: float) -> _Linear:
+    total = dict(first.coefficients)
+    for name, coefficient in second.coefficients:
+        total[name] = total.get(name, 0.0) + factor * coefficient
+    return _Linear(tuple(total.items()), first.constant + factor * second.constant)
+
+
+@dataclass(eq=False)
+class _Conjunction:
+    """What a conjunction says: a box of inputs, and rows a, d with aᵀy + d <= 0."""
+
+    lower: np.ndarray
+    upper: np.ndarray
+    rows: list[tuple[np.ndarray, float]]
+    possible: bool = True
+
+    def extended(self, constraints: Iterable[_Constraint], outputs: int) -> "_Conjunction":
+        """Return the conjunction with more constraints."""
+        result = _Conjunction(self.lower.copy(), self.upper.copy(), list(self.rows), self.possible)
+        for function, line in constraints:
+            terms = [(name, c) for name, c in function.coefficients if c != 0]
+            kinds = {name[0] for name, _ in terms}
+            if not terms:
+                result.possible &= function.constant <= 0
+            elif kinds == {"X"} and len(terms) == 1:
+                ((name, c),) = terms
+                bound, at = -function.constant / c, int(name[2:])
+                if c > 0:
+                    result.upper[at] = min(result.upper[at], bound)
+                else:
+                    result.lower[at] = max(result.lower[at], bound)
+            elif kinds == {"Y"}:
+                row = np.zeros(outputs)
+                for name, c in terms:
+                    row[int(name[2:])] = c
+                result.rows.append((row, function.constant))
+            else:
+                raise _error(
+                    line, "a constraint must bound one input, or relate outputs only; others are not supported"
+                )
+        return result
+
+
+def _properties(common: list[_Constraint], formula: _Disjunction, inputs: int, outputs: int) -> list[Property]:
+    """Group the disjuncts by their input box."""
+    shared = _Conjunction(np.full(inputs, -np.inf), np.full(inputs, np.inf), []).extended(common, outputs)
+    boxes: dict[bytes, tuple[_Conjunction, list[list[tuple[np.ndarray, float]]]]] = {}
+    for disjunct in formula:
+        case = shared.extended(disjunct, outputs)
+        if not case.possible or bool((case.lower > case.upper).any()):
+            continue
+        if not (np.isfinite(case.lower).all() and np.isfinite(case.upper).all()):
+            at = int(np.flatnonzero(~(np.isfinite(case.lower) & np.isfinite(case.upper)))[0])
+            raise FileFormatError(f"every input must have a lower and an upper bound, got none for X_{at}")
+        key = case.lower.tobytes() + case.upper.tobytes()
+        # A row without outputs (-1, never positive) stands for a disjunct that every point of the box satisfies.
+        boxes.setdefault(key, (case, []))[1].append(case.rows or [(np.zeros(outputs), -1.0)])
+    properties = []
+    for case, groups in boxes.values():
+        flat = [row for group in groups for row in group]
+        ends = np.cumsum([len(group) for group in groups]).tolist()
+        starts = [0, *ends[:-1]]
+        indices = tuple(tuple(range(a, b)) for a, b in zip(starts, ends, strict=True))
+        # aᵀy + d <= 0 is refuted where aᵀy + d > 0.
+        matrix, offset = np.stack([row for row, _ in flat]), np.array([constant for _, constant in flat])
+        properties.append(Property(case.lower, case.upper, Specification(matrix[None], offset[None], indices)))
+    return properties
