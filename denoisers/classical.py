@@ -19,7 +19,7 @@ class ClassicalDenoiser:
     """One of scikit-image's denoisers; deterministic, on the CPU, image by image, without gradient.
 
     - `non-local-means` averages similar patches (h = 0.8 sigma, as its authors advise where sigma is known);
-    - `total-variation` minimises the total variation around the image (Chambolle), weight 2 sigma;
+    - `total-variation` minimises the total variation around the image (Chambolle), weight sigma;
     - `gaussian` blurs with a standard deviation of one pixel.
 
     Args:
@@ -67,7 +67,7 @@ class ClassicalDenoiser:
                 **options, patch_size=5, patch_distance=6, h=0.8 * sigma, sigma=sigma, fast_mode=True
             )
         elif self.method == "total-variation":
-            result = restoration.denoise_tv_chambolle(**options, weight=2.0 * sigma)  # type: ignore[no-untyped-call]
+            result = restoration.denoise_tv_chambolle(**options, weight=sigma)
         else:
-            result = filters.gaussian(**options, sigma=1.0)  # type: ignore[no-untyped-call]
+            result = filters.gaussian(**options, sigma=1.0)
         return result[None] if single else np.moveaxis(result, -1, 0)

@@ -31,9 +31,12 @@ from certify.blackbox.images import dequantize, encode_png, quantize
 from certify.blackbox.local import LocalCallable, torch_function
 from certify.blackbox.oip import OpenInference
 from certify.blackbox.openai_chat import OpenAIChat
+from certify.blackbox.record import Record, RecordedVotes, write_record
 from certify.blackbox.rekognition import Rekognition
 from certify.blackbox.secrets import redact
-from certify.errors import UsageError
+from certify.blackbox.store import JournalStore, StoredAnswer
+from certify.errors import CertifyError, JournalError, UsageError
+from certify.journal import Journal
 from smoothing import Gaussian
 from smoothing.driver import drive
 from smoothing.estimators import FixedEstimator, Phase, Status
@@ -420,6 +423,71 @@ def test_rekognition_against_moto(monkeypatch: pytest.MonkeyPatch) -> None:
             [row, *_] = votes.store.find(3)
         assert counts.tolist() == [0, 5, 0]
         assert row.version == "3.0"
+
+
+def all_rows(store: MemoryStore) -> list[StoredAnswer]:
+    return [row for key in INPUTS for row in store.find(key)]
+
+
+def test_a_log_certifies_like_the_service(service: Service, tmp_path: Path) -> None:
+    service.fault = lambda number, images: "refuse" if failing(images) else None
+    store = MemoryStore()
+    adapter = adapters(service.url)["http-json"]
+    expected = count(adapter, store=store)
+    path = tmp_path / "answers.jsonl"
+    header = {"law": LAW.describe(), "seed": 5}
+    assert write_record(path, header, reversed(all_rows(store))) == sum(request.stop for request in REQUESTS)
+    record = Record(path)
+    record.check({"law": LAW.describe(), "seed": 5})
+    found = {request: counts.tolist() for request, counts in RecordedVotes(record, label_map(adapter)).votes(REQUESTS)}
+    assert found == expected
+    with pytest.raises(CertifyError, match="its seed is 5, but this run has 6"):
+        record.check({"seed": 6})
+    with pytest.raises(CertifyError, match=r"its law is .* but this run has"):
+        record.check({"law": Gaussian(SHAPE, sigma=0.25).describe()})
+    more = VoteRequest(3, Phase.ESTIMATE, 0, 17)
+    with pytest.raises(ServiceError, match="samples 0 to 16, 16 are there"):
+        list(RecordedVotes(record, label_map(adapter)).votes([more]))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda lines: lines[:-1], "not a line of a log"),
+        (lambda lines: [*lines[:5], *lines[6:]], "is not whole, or was altered"),
+        (lambda lines: [*lines[:5], lines[6], lines[5], *lines[7:]], "is not whole, or was altered"),
+        (lambda lines: [lines[0].replace("certify", "verify"), *lines[1:]], "line 1: not a line of a log"),
+        (lambda lines: lines[:0], "line 1: not a line of a log"),
+    ],
+)
+def test_a_log_that_was_altered(tmp_path: Path, change: Callable[[list[str]], list[str]], message: str) -> None:
+    path = tmp_path / "answers.jsonl"
+    rows = [StoredAnswer(3, Phase.ESTIMATE, sample, "ant", None) for sample in range(9)]
+    write_record(path, {}, rows)
+    path.write_text("".join(change(path.read_text().splitlines(keepends=True))))
+    with pytest.raises(CertifyError, match=message):
+        Record(path)
+
+
+def test_a_log_with_a_gap(tmp_path: Path) -> None:
+    rows = [StoredAnswer(3, Phase.ESTIMATE, sample, "ant", None) for sample in (0, 1, 3)]
+    write_record(tmp_path / "gap.jsonl", {}, rows)
+    with pytest.raises(CertifyError, match="line 4: expected sample 2 of phase estimate of input 3, got sample 3"):
+        Record(tmp_path / "gap.jsonl")
+
+
+def test_answers_in_a_journal(service: Service, tmp_path: Path) -> None:
+    adapter = adapters(service.url)["oip"]
+    with Journal(tmp_path, kind="smoothing", write=True) as journal:
+        assert count(adapter, store=JournalStore(journal)) == direct()
+        assert journal.count_answers() == service.billed
+        with pytest.raises(JournalError, match="already has an answer"):
+            journal.record_answers([(3, Phase.ESTIMATE, 99, "1", None), (3, Phase.ESTIMATE, 0, "1", None)])
+        assert len(journal.answers(3)) == 20, "all or none"
+    billed = service.billed
+    with Journal(tmp_path, kind="smoothing", write=True) as journal:
+        assert count(adapter, store=JournalStore(journal)) == direct()
+    assert service.billed == billed
 
 
 def test_random_faults_give_the_undisturbed_result(service: Service) -> None:

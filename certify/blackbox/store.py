@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
+from certify.journal import Journal
 from smoothing.estimators.base import Phase
 
 
@@ -52,3 +53,22 @@ class MemoryStore:
         """See `AnswerStore.find`."""
         found = [row for key, row in self._rows.items() if key[0] == index]
         return sorted(found, key=lambda row: (str(row.phase), row.sample))
+
+
+class JournalStore:
+    """An `AnswerStore` in the journal of a run.
+
+    Args:
+        journal: Opened for writing.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+
+    def add(self, answers: Sequence[StoredAnswer]) -> None:
+        """See `AnswerStore.add`."""
+        self._journal.record_answers(answers)
+
+    def find(self, index: int) -> list[StoredAnswer]:
+        """See `AnswerStore.find`."""
+        return [StoredAnswer(index, *row) for row in self._journal.answers(index)]

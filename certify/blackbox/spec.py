@@ -1,0 +1,162 @@
+"""A prediction service as the base classifier of a run: all that is decided about it before the first question."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from numpy import ndarray
+
+from certify.blackbox.adapter import Adapter, host
+from certify.blackbox.budget import Budget
+from certify.blackbox.caller import CallSettings
+from certify.blackbox.labels import LabelMap
+from certify.blackbox.table import build_adapter
+from certify.errors import UsageError
+from certify.models.base import LoadedModel
+from certify.models.digest import text_digest
+
+SCHEMES = ("http://", "https://")
+
+
+@dataclass(frozen=True)
+class ServiceOptions:
+    """What a user asks for.
+
+    Attributes:
+        adapter: A key of `ADAPTERS`.
+        options: Its options, each "key=value".
+        label_map: CSV file `label,class`; None: labels are class names, or class numbers for the oip adapter.
+        class_names: Names of the classes in order; None: the data set's.
+        calls: Concurrency, rate, patience.
+        budget: Limits and price.
+        canaries: Number of known images that are asked for before, during and after; 0 for none.
+        canary_seconds: Seconds between two checks.
+        is_random: The service is random by design: canaries mean nothing and are off.
+        record: File that all answers are written to at the end; None for none.
+        from_record: Log to certify from, instead of asking; None to ask.
+    """
+
+    adapter: str = "oip"
+    options: tuple[str, ...] = ()
+    label_map: Path | None = None
+    class_names: tuple[str, ...] | None = None
+    calls: CallSettings = field(default_factory=CallSettings)
+    budget: Budget = field(default_factory=Budget)
+    canaries: int = 0
+    canary_seconds: float | int = 600.0
+    is_random: bool = False
+    record: Path | None = None
+    from_record: Path | None = None
+
+
+@dataclass(frozen=True)
+class Service:
+    """A service, fully decided.
+
+    Attributes:
+        adapter: How it is asked.
+        labels: From its labels to classes.
+        options: What was asked for.
+    """
+
+    adapter: Adapter
+    labels: LabelMap
+    options: ServiceOptions
+
+    @property
+    def canaries(self) -> int:
+        """Number of canaries that are used."""
+        return 0 if self.options.is_random else self.options.canaries
+
+    def describe(self) -> dict[str, Any]:
+        """Return what can change a label: part of a run's identity, without secrets."""
+        return {"adapter": self.adapter.describe(), "labels": self.labels.describe(), "encoding": "clip, 8 bit"}
+
+    def as_model(self, spec: str) -> LoadedModel:
+        """Return the stand-in for a classifier that a run plan holds; it cannot be called on this machine."""
+        import json
+
+        return LoadedModel(
+            spec=spec,
+            classifier=_cannot_be_called,
+            num_classes=self.labels.num_classes,
+            input_shape=None,
+            transform=None,
+            noise=None,
+            class_names=None,
+            data=None,
+            digest=text_digest("service", json.dumps(self.describe(), sort_keys=True)),
+            description=f"the service {host(spec)} by the {self.adapter.name} adapter",
+        )
+
+
+def is_service(spec: str) -> bool:
+    """Return whether a MODEL is the address of a service."""
+    return spec.startswith(SCHEMES)
+
+
+def build_service(spec: str, options: ServiceOptions, data_names: Sequence[str], num_classes: int) -> Service:
+    """Decide everything about a service.
+
+    Args:
+        spec: Its address.
+        options: What was asked for.
+        data_names: Names of the data set's classes, may be empty.
+        num_classes: Number of classes.
+
+    Raises:
+        UsageError: If an option is unknown or out of range, or the classes cannot be named.
+    """
+    if options.canaries < 0:
+        raise UsageError(f"the number of canaries must be at least 0, got {options.canaries}")
+    if options.record is not None and options.from_record is not None:
+        raise UsageError("--record keeps answers and --from-record reads them: give one of the two")
+    if options.from_record is not None and not options.from_record.exists():
+        raise UsageError(f"the log {options.from_record} does not exist")
+    pairs = dict(_pair(text) for text in options.options)
+    names = options.class_names or (tuple(data_names) or None)
+    adapter = build_adapter(options.adapter, spec, pairs, names)
+    if options.label_map is not None:
+        labels = LabelMap.from_csv(options.label_map, num_classes)
+    elif options.class_names is not None:
+        labels = LabelMap.from_names(options.class_names)
+    elif _answers_with_numbers(adapter):
+        labels = LabelMap(num_classes)
+    elif names is not None:
+        labels = LabelMap.from_names(names)
+    else:
+        raise UsageError(
+            f"the {options.adapter} adapter answers with names: give --class-names or a --label-map for the {num_classes} "
+            "classes"
+        )
+    if labels.num_classes != num_classes:
+        raise UsageError(f"there must be {num_classes} class names, got {labels.num_classes}")
+    return Service(adapter, labels, options)
+
+
+def canary_images(service: Service, read: Callable[[Sequence[int]], Any], size: int) -> UInt8[ndarray, "n h w c"]:
+    """Return the canaries: clean images, evenly spaced over the data set."""
+    from certify.blackbox.images import quantize
+
+    count = min(service.canaries, size)
+    indices = [round(i * (size - 1) / max(count - 1, 1)) for i in range(count)]
+    return np.asarray(quantize(read(indices)))
+
+
+def _answers_with_numbers(adapter: Adapter) -> bool:
+    """Whether labels are class numbers: an adapter that reads scores says so."""
+    return adapter.name == "oip" or getattr(adapter, "scores", None) is not None
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise UsageError(f"--service must be KEY=VALUE, got {text!r}")
+    return key.strip(), value
+
+
+def _cannot_be_called(x: Any) -> Any:
+    raise UsageError("a service is asked by its client; it is no classifier on this machine")

@@ -1,0 +1,1 @@
+"""Denoised smoothing as an application: denoisers are trained, kept in files, shown, and put before any classifier."""
