@@ -18,3 +18,7 @@ class UnsupportedNormError(InvalidArgumentError):
 
 class ClassifierError(SmoothingError):
     """The base classifier returned something that cannot be read as votes (wrong shape, wrong number of classes)."""
+
+
+class NoiseSelfTestError(SmoothingError):
+    """Noise that was drawn does not look like the law that the certificate speaks about: no certificate may be issued."""
