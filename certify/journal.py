@@ -119,6 +119,37 @@ class Journal:
             raise JournalError(f"{self.path}: the row of input {index} is damaged ({error})") from None
         return entries
 
+    def unfinished(self) -> dict[int, tuple[Look, ...]]:
+        """Return the looks of inputs that are not finished, in order: from where an interrupted run goes on.
+
+        Raises:
+            JournalError: If a row cannot be read.
+        """
+        with _explained(self.path), self._transaction("DEFERRED"):
+            found = self._connection.execute(
+                'SELECT "index", phase, n, counts FROM looks WHERE "index" NOT IN (SELECT "index" FROM inputs) '
+                "ORDER BY rowid"
+            ).fetchall()
+        looks: dict[int, list[Look]] = {}
+        index = None
+        try:
+            for index, phase, n, counts in found:
+                looks.setdefault(index, []).append(Look(Phase(phase), int(n), tuple(json.loads(counts))))
+        except (ValueError, TypeError) as error:
+            raise JournalError(f"{self.path}: the row of input {index} is damaged ({error})") from None
+        return {index: tuple(found) for index, found in looks.items()}
+
+    def record_looks(self, looks: Iterable[tuple[int, Look]]) -> None:
+        """Write looks of inputs that are not finished yet, all in one transaction; durable when this returns."""
+        with _explained(self.path), self._transaction():
+            for index, look in looks:
+                self._insert_look(index, look)
+
+    def reopen(self, indices: Iterable[int]) -> None:
+        """Take the certificates of inputs away and keep their looks: they are unfinished again, and can be continued."""
+        with _explained(self.path), self._transaction():
+            self._connection.executemany('DELETE FROM inputs WHERE "index" = ?', [(index,) for index in indices])
+
     def record_inputs(self, finished: Iterable[tuple[int, Mapping[str, Any], tuple[Look, ...]]]) -> None:
         """Write finished inputs (key, payload, looks), all in one transaction; durable when this returns."""
         with _explained(self.path), self._transaction():
@@ -132,6 +163,41 @@ class Journal:
     def record_input(self, index: int, payload: Mapping[str, Any], looks: tuple[Look, ...]) -> None:
         """Write one finished input; durable when this returns."""
         self.record_inputs([(index, payload, looks)])
+
+    def record_answers(self, answers: Iterable[tuple[int, Phase, int, str, str | None]]) -> None:
+        """Write answers of a prediction service (key, phase, sample, label, version), all or none; then durable.
+
+        Raises:
+            JournalError: If a sample already has an answer: overwriting would be a choice between votes.
+        """
+        with _explained(self.path), self._transaction():
+            for index, phase, sample, label, version in answers:
+                found = self._connection.execute(
+                    'INSERT INTO answers VALUES (?, ?, ?, ?, ?) ON CONFLICT ("index", phase, sample) DO NOTHING',
+                    (index, str(phase), sample, label, version),
+                )
+                if found.rowcount != 1:
+                    raise JournalError(f"input {index}, phase {phase}, sample {sample} already has an answer")
+
+    def answers(self, index: int) -> list[tuple[Phase, int, str, str | None]]:
+        """Return the answers of one input (phase, sample, label, version), by phase and sample.
+
+        Raises:
+            JournalError: If a row cannot be read.
+        """
+        with _explained(self.path):
+            rows = self._connection.execute(
+                'SELECT phase, sample, label, version FROM answers WHERE "index" = ? ORDER BY phase, sample', (index,)
+            ).fetchall()
+        try:
+            return [(Phase(phase), int(sample), str(label), version) for phase, sample, label, version in rows]
+        except ValueError as error:
+            raise JournalError(f"{self.path}: an answer of input {index} is damaged ({error})") from None
+
+    def count_answers(self) -> int:
+        """Return how many answers are there, of all inputs: what has been paid for."""
+        with _explained(self.path):
+            return int(self._connection.execute("SELECT count(*) FROM answers WHERE sample >= 0").fetchone()[0])
 
     def _insert_look(self, index: int, look: Look) -> None:
         counts = json.dumps(look.counts)

@@ -2,13 +2,15 @@
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from certify.errors import CertifyError, RunMismatchError
+from certify.files import make_folder, write_atomically
 from certify.journal import Entry, Journal
-from certify.rundir import KIND, Row, claim_folder, compare_identities, export, read_config
+from certify.rundir import BOUNDARY_FOLDER, KIND, Row, claim_folder, compare_identities, export, read_config
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ def merge_shards(folder: Path, *, allow_partial: bool = False) -> Merged:
             elif there[index].looks != entry.looks:
                 raise RunMismatchError(f"{folder} already holds input {index}, with other votes than its shard")
         rows = tuple(Row.from_entry(entry) for entry in journal.entries())
+        _copy_boundaries(found.values(), folder)
         export(folder, rows)
     return Merged(rows, tuple(found.values()), missing)
 
@@ -89,6 +92,14 @@ def _find(shards: Path) -> dict[tuple[int, int], Path]:
     if not found:
         raise CertifyError(f"there are no shards in {shards} (folders named i-of-n, made by certify run --shard i/n)")
     return found
+
+
+def _copy_boundaries(shards: Iterable[Path], folder: Path) -> None:
+    """Copy what the shards' tests were made of; a file is named by its hash, so that equal names are equal files."""
+    for shard in shards:
+        for path in sorted((shard / BOUNDARY_FOLDER).glob("*.json")):
+            make_folder(folder / BOUNDARY_FOLDER)
+            write_atomically(folder / BOUNDARY_FOLDER / path.name, path.read_text())
 
 
 def _collect(found: dict[tuple[int, int], Path]) -> dict[int, Entry]:

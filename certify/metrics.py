@@ -16,9 +16,9 @@ from jaxtyping import Bool, Float64, Int64
 from numpy import ndarray
 
 from certify.errors import UsageError
+from certify.outcomes import ABSTAINED, REFUTED, UNDECIDED
 
-ABSTAINED = -1
-"""The prediction of an input for which no class was proved."""
+__all__ = ["ABSTAINED", "REFUTED", "UNDECIDED"]
 
 CONFIDENCE = 0.95
 """Confidence of the intervals over the inputs, unless something else is asked for."""
@@ -36,8 +36,9 @@ class CertifiedSet:
         name: How tables and plots call it.
         idx: Index of each input in its data set; distinct.
         label: True classes.
-        predict: Predictions of the smoothed classifier, `ABSTAINED` where it abstained.
-        radius: Certified radii in input units; 0 where abstained.
+        predict: Predictions of the smoothed classifier; negative where no class is proved: `ABSTAINED`, `UNDECIDED` or
+            `REFUTED` (`certify.outcomes`).
+        radius: Certified radii in input units; 0 where no class is proved.
         correct: Where the prediction is the label.
         seconds: Wall time per input.
         kind: "run" (a run folder, with its votes) or "log" (six columns and nothing else).
@@ -55,6 +56,10 @@ class CertifiedSet:
         selection: Which of them the run is about, in words; None where it is all of them.
         invalid_votes: Votes that were invalid (non-finite scores, labels outside the classes), over all inputs.
         invalid_inputs: Inputs with at least one such vote.
+        estimator: Name of the policy over votes.
+        grid: The radii that were decided, where it decides radii; the radius of an input is then one of them.
+        cap: Votes per input at most, where it has a cap.
+        votes: Votes over all inputs.
 
     Raises:
         UsageError: If the arrays contradict each other or hold no input.
@@ -82,6 +87,10 @@ class CertifiedSet:
     selection: str | None = None
     invalid_votes: int | None = None
     invalid_inputs: int | None = None
+    estimator: str | None = None
+    grid: tuple[float, ...] | None = None
+    cap: int | None = None
+    votes: int | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in ("run", "log"):
@@ -101,8 +110,15 @@ class CertifiedSet:
             raise UsageError(f"{self.name}: radii must be finite and at least 0")
         if bool(np.any(self.correct != (self.predict == self.label))):
             raise UsageError(f"{self.name}: correct must be true exactly where predict == label")
-        if bool(np.any(self.radius[self.predict == ABSTAINED] != 0)):
-            raise UsageError(f"{self.name}: the radius must be 0 where the prediction is {ABSTAINED} (abstained)")
+        if bool(np.any(self.predict < REFUTED)):
+            raise UsageError(
+                f"{self.name}: predictions must be classes, or {ABSTAINED} (abstained), {UNDECIDED} (undecided) or "
+                f"{REFUTED} (refuted)"
+            )
+        if bool(np.any(self.radius[self.predict < 0] != 0)):
+            raise UsageError(
+                f"{self.name}: the radius must be 0 where the prediction is {ABSTAINED} (abstained), or another negative one"
+            )
 
     def __len__(self) -> int:
         return len(self.idx)
@@ -129,8 +145,26 @@ class CertifiedSet:
 
     @property
     def abstained(self) -> Bool[ndarray, " inputs"]:
-        """Where no class was proved."""
+        """Where all votes were counted and prove no class."""
         where: Bool[ndarray, " inputs"] = self.predict == ABSTAINED
+        return where
+
+    @property
+    def undecided(self) -> Bool[ndarray, " inputs"]:
+        """Where the votes that were allowed did not decide the smallest radius."""
+        where: Bool[ndarray, " inputs"] = self.predict == UNDECIDED
+        return where
+
+    @property
+    def refuted(self) -> Bool[ndarray, " inputs"]:
+        """Where the class that was tested was shown not to reach the smallest radius."""
+        where: Bool[ndarray, " inputs"] = self.predict == REFUTED
+        return where
+
+    @property
+    def unproved(self) -> Bool[ndarray, " inputs"]:
+        """Where no class is proved, for whichever reason."""
+        where: Bool[ndarray, " inputs"] = self.predict < 0
         return where
 
 
@@ -171,8 +205,8 @@ def certified_accuracy(
 ) -> tuple[Share, ...]:
     """Return the certified accuracy at each radius: the share of *all* inputs that are right with radius >= r.
 
-    An input that abstained or is wrong counts as not certified, at every radius. At r = 0 this is the accuracy of the
-    smoothed classifier itself, where abstaining is wrong.
+    An input that abstained, is undecided, refuted or wrong counts as not certified, at every radius. At r = 0 this is the
+    accuracy of the smoothed classifier itself, where having no class is wrong.
 
     Args:
         certified: The certificates.
@@ -192,9 +226,14 @@ def accuracy(certified: CertifiedSet, *, confidence: float = CONFIDENCE) -> Shar
 
 
 def abstention(certified: CertifiedSet, *, confidence: float = CONFIDENCE) -> Share:
-    """Return the share of inputs for which no class was proved."""
-    count = np.array([np.count_nonzero(certified.abstained)], dtype=np.int64)
-    return shares(count, len(certified), confidence=confidence)[0]
+    """Return the share of inputs that abstained: all votes were counted, and prove no class."""
+    return share_of(certified.abstained, confidence=confidence)
+
+
+def share_of(where: Bool[ndarray, " inputs"], *, confidence: float = CONFIDENCE) -> Share:
+    """Return the share of inputs for which something holds, with its interval."""
+    count = np.array([np.count_nonzero(where)], dtype=np.int64)
+    return shares(count, len(where), confidence=confidence)[0]
 
 
 def average_certified_radius(certified: CertifiedSet, *, confidence: float = CONFIDENCE) -> Mean:
@@ -252,11 +291,15 @@ def population_lower_bound(count: int, total: int, alpha: float, *, confidence: 
 
 
 def default_radii(sets: Sequence[CertifiedSet]) -> tuple[float, ...]:
-    """Return 0, 0.25, 0.5, ... up to the largest radius that counts in any of the sets.
+    """Return 0, 0.25, 0.5, ... up to the largest radius that counts in any of the sets; see `default_grid`."""
+    return default_grid(max(float(certified.credited.max()) for certified in sets))
 
-    Where that would be a single column (linf radii, say) or dozens of them, the step is a finer or a coarser one.
+
+def default_grid(largest: float) -> tuple[float, ...]:
+    """Return 0, 0.25, 0.5, ... up to `largest`.
+
+    Where that would be a single radius (linf radii, say) or dozens of them, the step is a finer or a coarser one.
     """
-    largest = max(float(certified.credited.max()) for certified in sets)
     if 0 < largest < _USUAL_STEP:
         step = max((s for s in _STEPS if 4 * s <= largest), default=_STEPS[0])
     else:

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,15 @@ from typing import Any
 from certify.errors import CertifyError, JournalError, RunMismatchError
 from certify.files import write_atomically
 from certify.journal import Entry, Journal
+from certify.outcomes import predict_code
 from smoothing.certificate import Certificate
+from smoothing.errors import InvalidArgumentError
+from smoothing.estimators.base import Estimator
 
 RUN_FILE = "run.json"
+BOUNDARY_FOLDER = "boundaries"
+"""Folder with the boundaries that the run's estimator tests by, each in a file named by its hash."""
+
 SCHEMA = 1
 KIND = "smoothing"
 TSV_COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
@@ -34,6 +40,11 @@ CSV_COLUMNS = (
     "precision",
     "converted_from",
     "input_sha256",
+    "votes",
+    "rival_upper",
+    "decisions",
+    "noise_version",
+    "probability_slack",
 )
 
 
@@ -41,7 +52,8 @@ CSV_COLUMNS = (
 class Row:
     """One certified input as the exports and reports see it.
 
-    `predict` is -1 when abstained, and `radius` then 0.0; `seconds` is the input's share of the wall time.
+    `predict` is negative where no class is proved (`certify.outcomes`), and `radius` then 0.0; `seconds` is the input's
+    share of the wall time.
     """
 
     index: int
@@ -64,7 +76,7 @@ class Row:
             certificate = Certificate.from_dict(entry.payload["certificate"])
             if certificate.looks != entry.looks:
                 raise JournalError(f"the journal's votes of input {entry.index} are not those of its certificate")
-            predict = -1 if certificate.prediction is None else certificate.prediction
+            predict = predict_code(certificate)
             label = int(entry.payload["label"])
             return cls(
                 entry.index,
@@ -145,7 +157,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def claim_folder(folder: Path, config: dict[str, Any], *, has_rows: bool = False) -> None:
+def claim_folder(
+    folder: Path, config: dict[str, Any], *, has_rows: bool = False, extend: Callable[[], None] | None = None
+) -> None:
     """Write `run.json` into a new folder, or check that the folder holds the same run and add what is asked for now.
 
     Which inputs are asked for may grow from call to call; what an earlier call asked for stays planned, so that asking
@@ -155,6 +169,8 @@ def claim_folder(folder: Path, config: dict[str, Any], *, has_rows: bool = False
         folder: The run folder.
         config: What the run is, in full.
         has_rows: Whether the journal holds certificates already.
+        extend: Called before `run.json` is replaced where the identities differ in the estimator alone and the caller has
+            found (`may_extend`) that the run may be continued; None where it may not.
 
     Raises:
         RunMismatchError: If the folder holds a run of another identity; the message shows the difference. Or if it has
@@ -168,19 +184,54 @@ def claim_folder(folder: Path, config: dict[str, Any], *, has_rows: bool = False
     if path.exists():
         there = read_config(folder)
         differences = compare_identities(there["identity"], config["identity"])
-        if differences:
-            shown = "\n".join(f"  {line}" for line in differences)
-            raise RunMismatchError(
-                f"{folder} holds another run; use another --out, or repeat the command that made it. Differences:\n{shown}"
-            )
+        if differences and extend is None:
+            raise RunMismatchError(mismatch_text(folder, differences))
         try:
             grown = {
                 key: sorted({*there["settings"][key], *config["settings"][key]}) for key in ("indices", "selected")
             }
         except (KeyError, TypeError) as error:
             raise CertifyError(f"{path} is damaged: settings lacks a list of inputs ({error!r})") from None
+        history = list(there["settings"].get("extended_from", []))
+        if differences and extend is not None:
+            extend()
+            history.append(there["identity"]["estimator"])
+        if history:
+            grown["extended_from"] = history
         config = {**config, "settings": {**config["settings"], **grown}}
     write_atomically(path, json.dumps(config, indent=2, allow_nan=False) + "\n")
+
+
+def extends(folder: Path, config: dict[str, Any], estimator: Estimator) -> bool:
+    """Return whether the folder holds a run that `estimator` may continue with more votes or further radii.
+
+    Returns:
+        False if there is no run yet, or the same one.
+
+    Raises:
+        RunMismatchError: If it holds another run, or one that must not be continued; the message says why.
+    """
+    if not (folder / RUN_FILE).exists():
+        return False
+    there = read_config(folder)["identity"]
+    differences = compare_identities(there, config["identity"])
+    others = compare_identities({**there, "estimator": None}, {**config["identity"], "estimator": None})
+    if not differences:
+        return False
+    previous = there.get("estimator")
+    if others or not isinstance(previous, dict):
+        raise RunMismatchError(mismatch_text(folder, differences))
+    try:
+        estimator.may_extend(previous)
+    except InvalidArgumentError as refusal:
+        raise RunMismatchError(f"{mismatch_text(folder, differences)}\nIt cannot be continued: {refusal}") from None
+    return True
+
+
+def mismatch_text(folder: Path, differences: Sequence[str]) -> str:
+    """Say that a folder holds another run, and in what it differs."""
+    shown = "\n".join(f"  {line}" for line in differences)
+    return f"{folder} holds another run; use another --out, or repeat the command that made it. Differences:\n{shown}"
 
 
 def compare_identities(there: dict[str, Any], here: dict[str, Any], prefix: str = "") -> list[str]:
@@ -241,4 +292,9 @@ def _values(row: Row) -> dict[str, Any]:
         "precision": certificate.precision,
         "converted_from": certificate.converted_from or "",
         "input_sha256": row.input_sha256,
+        "votes": certificate.votes,
+        "rival_upper": "" if certificate.rival_upper is None else repr(certificate.rival_upper),
+        "decisions": ";".join(f"{d.radius!r}:{d.status}" for d in certificate.decisions),
+        "noise_version": certificate.noise_version,
+        "probability_slack": repr(certificate.probability_slack),
     }

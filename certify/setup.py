@@ -1,24 +1,26 @@
 """From what was asked for to a run that is fully decided: model, data, law and settings, checked before anything starts."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from certify.cache import use_cache
-from certify.datasets import load_dataset
+from certify.cache import boundary_cache, use_cache
+from certify.datasets import Dataset, load_dataset
 from certify.datasets.selection import parse_shard, select_indices
 from certify.errors import UsageError
+from certify.estimators import EstimatorOptions, build_estimator, check_estimator
 from certify.laws import law_text
 from certify.models import load_model
 from certify.models.base import LoadedModel
-from certify.runner import RunPlan
+from certify.noise_choice import check_version, settle_noise
+from certify.run_plan import RunPlan
 from smoothing.distributions.base import SmoothingDistribution
 from smoothing.distributions.table import LAWS, make_law, try_law
-from smoothing.estimators.fixed import FixedEstimator
 from smoothing.forward import ForwardSettings
 from smoothing.noise import check_seed
+from smoothing.noise_table import rebuild_noise
 from smoothing.threat import Norm
 
 
@@ -38,6 +40,9 @@ class RunOptions:
         n0: Selection votes.
         n: Estimation votes.
         alpha: Error probability per input.
+        estimator: Which policy over votes, and its parameters, where it is not "fixed" with n0 and n.
+        noise_version: "torch-block-v1", "philox-int-v1", or "auto": what the folder has, else integer noise where data and
+            law allow it.
         seed: Seed of the noise.
         batch_size: Rows of a forward pass; default 256 on CPUs, 1024 on GPUs.
         precision: "fp32", "bf16" or "fp16".
@@ -53,6 +58,9 @@ class RunOptions:
         architecture: Architecture of a plain state dict.
         normalisation: Normalisation that goes with weights which come without one.
         trust_pickle: Unpickle model files that need it.
+        service: How a prediction service is asked, where the model is the address of one
+            (`certify.blackbox.spec.ServiceOptions`); None: the defaults.
+        denoiser: Folder of a trained denoiser, or "classical:NAME", that stands before the model; None for none.
         out: Run folder.
         command: The command line, for the record.
     """
@@ -68,6 +76,8 @@ class RunOptions:
     n0: int = 100
     n: int = 100_000
     alpha: float = 0.001
+    estimator: EstimatorOptions = field(default_factory=EstimatorOptions)
+    noise_version: str = "auto"
     seed: int = 0
     batch_size: int | None = None
     precision: str = "fp32"
@@ -83,6 +93,8 @@ class RunOptions:
     architecture: str | None = None
     normalisation: str | None = None
     trust_pickle: bool = False
+    denoiser: str | None = None
+    service: Any = None
     out: Path = Path("runs/latest")
     command: tuple[str, ...] = ()
 
@@ -110,7 +122,8 @@ def prepare(options: RunOptions, environ: dict[str, str]) -> Prepared:
     use_cache()
     norm = Norm.parse(options.norm)
     convert_from = None if options.convert_from is None else Norm.parse(options.convert_from)
-    estimator = FixedEstimator(options.n0, options.n, options.alpha)
+    check_estimator(options.estimator, options.n0, options.n, options.alpha)
+    check_version(options.noise_version)
     check_seed(options.seed)
     device = pick_device(options.device)
     forward = ForwardSettings(
@@ -129,16 +142,28 @@ def prepare(options: RunOptions, environ: dict[str, str]) -> Prepared:
         position, count, shard_note = parse_shard(options.shard, environ)
         shard = (position, count)
     data = load_dataset(options.data, root=options.data_root, split=options.split)
-    model = load_model(
-        options.model,
-        num_classes=options.num_classes,
-        input_shape=data.shape,
-        architecture=options.architecture,
-        normalisation=options.normalisation,
-        trust_pickle=options.trust_pickle,
+    service = _service(options, data)
+    model = (
+        service.as_model(options.model)
+        if service is not None
+        else load_model(
+            options.model,
+            num_classes=options.num_classes,
+            input_shape=data.shape,
+            architecture=options.architecture,
+            normalisation=options.normalisation,
+            trust_pickle=options.trust_pickle,
+        )
     )
     if model.transform is not None:
         data = replace(data, transform=model.transform)
+    if options.denoiser is not None and service is None:
+        from certify.denoising.wrap import with_denoiser
+
+        # A classical denoiser is told the sigma of the law, which must therefore be known before the model is complete.
+        known = options.noise is not None or model.noise is not None
+        sigma = settle_law(options, model, data.require_shape())[0].sigma if known else _given(options).get("sigma")
+        model = with_denoiser(model, options.denoiser, sigma=sigma, input_shape=data.require_shape())
     law, warnings = settle_law(options, model, data.require_shape())
     selected = select_indices(
         len(data), stride=options.stride, skip=options.skip, maximum=options.maximum, indices=options.indices
@@ -163,12 +188,26 @@ def prepare(options: RunOptions, environ: dict[str, str]) -> Prepared:
         "architecture": options.architecture,
         "normalisation": options.normalisation,
         "num_classes": options.num_classes,
+        "denoiser": options.denoiser,
         "grid": data.grid,
         "model_description": model.description,
         "model_noise": None
         if model.noise is None
         else {"name": model.noise.name, "parameters": model.noise.parameters},
     }
+    noise, noise_note = settle_noise(options.noise_version, law, data.grid, model.digest, out)
+    slack = rebuild_noise(noise, law, options.seed, device).probability_slack
+    estimator = build_estimator(
+        options.estimator,
+        law,
+        norm,
+        n0=options.n0,
+        n=options.n,
+        alpha=options.alpha,
+        convert_from=None if convert_from is norm else convert_from,
+        slack=slack,
+        cache=boundary_cache(),
+    )
     plan = RunPlan(
         model=model,
         data=data,
@@ -182,10 +221,40 @@ def prepare(options: RunOptions, environ: dict[str, str]) -> Prepared:
         device=device,
         out=out,
         settings=settings,
+        noise=noise,
+        service=service,
     )
     plan.check()
-    notes = () if shard_note is None else (shard_note,)
+    if service is not None:
+        from certify.blackbox.running import check_service_plan
+
+        check_service_plan(plan)
+    notes = tuple(note for note in (shard_note, noise_note) if note is not None)
     return Prepared(plan, notes, tuple(warnings))
+
+
+def _service(options: RunOptions, data: Dataset) -> Any:
+    """Return the prediction service that the model's text is the address of; None where it is another model.
+
+    Raises:
+        UsageError: If its options do not fit, or the packages that it needs are not installed.
+    """
+    if not options.model.startswith(("http://", "https://")):
+        if options.service is not None and options.service.from_record is None:
+            raise UsageError("the options of a prediction service need the address of one as MODEL: https://...")
+        if options.service is None:
+            return None
+    try:
+        from certify.blackbox.spec import ServiceOptions, build_service
+    except ImportError as error:
+        raise UsageError(f"prediction services need {error.name}: pip install 'wulff[api]'") from None
+    chosen = options.service or ServiceOptions()
+    service = build_service(options.model, chosen, data.class_names, options.num_classes or data.num_classes)
+    if options.denoiser is None:
+        return service
+    shape = data.require_shape()
+    sigma = make_law(options.noise, shape, **_given(options)).sigma if options.noise is not None else None
+    return service.behind(options.denoiser, sigma, shape[0])
 
 
 def settle_law(

@@ -80,6 +80,20 @@ def complement_down(q_upper: float | Float[ndarray, "..."]) -> float | Float[nda
     return float(result) if result.ndim == 0 else result
 
 
+def sum_up(bound: float, slack: float) -> float:
+    """Return the smallest float64 at or above `bound + slack` in exact arithmetic: an upper bound on a probability.
+
+    Args:
+        bound: Upper bound on a probability, in [0, 1].
+        slack: What it may be off by, at least 0.
+    """
+    total = bound + slack
+    # What the float64 sum lost is itself a float64, found exactly by Knuth's TwoSum.
+    back = total - bound
+    lost = (bound - (total - back)) + (slack - back)
+    return float(np.nextafter(total, np.inf)) if lost > 0.0 else total
+
+
 def floor_text(value: float, digits: int) -> str:
     """Format a non-negative `value` with `digits` decimals, never above the value (a radius of 0.9999 is not 1.000).
 

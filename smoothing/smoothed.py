@@ -2,13 +2,14 @@
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from smoothing.certificate import Certificate, issue_certificate
+from smoothing.certificate import Certificate, check_thresholds, issue_certificate
 from smoothing.distributions.base import SmoothingDistribution
 from smoothing.driver import drive
 from smoothing.errors import InvalidArgumentError
@@ -16,12 +17,13 @@ from smoothing.estimators.base import Estimator, Phase, State
 from smoothing.estimators.fixed import FixedEstimator
 from smoothing.forward import ForwardSettings
 from smoothing.noise import NOISE_VERSION
+from smoothing.noise_table import rebuild_noise
 from smoothing.statistics.binomial import check_alpha
 from smoothing.statistics.rank import rank_test
 from smoothing.threat import Norm
 from smoothing.votes import BatchingEngine, Classifier, VoteRequest
 
-_IN_FLIGHT = 64
+_IN_FLIGHT = 1024
 """Inputs whose states are kept open together; enough to fill batches, few enough to stay small."""
 
 
@@ -38,6 +40,9 @@ class SmoothedClassifier:
         precision: "fp32", "bf16" or "fp16"; the certificate is for the classifier at this precision.
         channels_last: Use NHWC memory for image batches.
         compile: Run the classifier through `torch.compile`.
+        noise_version: "torch-block-v1", floating-point noise for any input and law; or "philox-int-v1", integer noise for
+            inputs that are multiples of 1 / grid, whose proof has no gap between theorem and machine.
+        grid: Steps per unit of the inputs, for integer noise; 255 for 8-bit images.
 
     Raises:
         InvalidArgumentError: If an argument is out of range.
@@ -65,12 +70,17 @@ class SmoothedClassifier:
         precision: str = "fp32",
         channels_last: bool = False,
         compile: bool = False,
+        noise_version: str = NOISE_VERSION,
+        grid: int = 255,
     ) -> None:
         self.classifier = classifier
         self.distribution = distribution
         self.num_classes = num_classes
         self.device = device
         self.settings = ForwardSettings(batch_size, precision, channels_last, compile)
+        self.noise: dict[str, Any] = {"version": noise_version}
+        if noise_version != NOISE_VERSION:
+            self.noise["grid"] = grid
         self._checked = False
         self._engine(torch.zeros((0, *distribution.shape)), [], seed=0)
 
@@ -84,6 +94,7 @@ class SmoothedClassifier:
         seed: int = 0,
         estimator: Estimator | None = None,
         indices: Sequence[int] | None = None,
+        labels: Sequence[int] | None = None,
     ) -> list[Certificate]:
         """Certify each input; every certificate fails with probability at most `alpha` over the noise.
 
@@ -97,6 +108,7 @@ class SmoothedClassifier:
                 alpha each time.
             estimator: Policy over votes; default `FixedEstimator(n0, n, alpha)`, and then n0, n, alpha are its own.
             indices: Keys of the inputs' noise, distinct (their indices in the data set); default: a hash of the input.
+            labels: The class of each input that estimators in label-directed mode test; fixed before any vote.
 
         Returns:
             One certificate per input, in order.
@@ -109,11 +121,20 @@ class SmoothedClassifier:
         norm = self.distribution.require_norm(norm)
         policy = estimator or FixedEstimator(n0, n, alpha)
         keys = self._keys(x, indices)
+        if labels is not None and len(labels) != len(keys):
+            raise InvalidArgumentError(f"labels must be one per input, got {len(labels)} for {len(keys)} inputs")
+        given: dict[int, int | None] = {}
+        for key, label in zip(keys, [None] * len(keys) if labels is None else labels, strict=True):
+            if given.setdefault(key, label) != label:
+                # Equal inputs have the same votes; two labels would be two tests of them.
+                raise InvalidArgumentError(f"equal inputs must have one label, got {given[key]} and {label}")
         engine = self._engine(x, keys, seed)
+        slack = engine.noise.probability_slack
+        check_thresholds(getattr(policy, "thresholds", ()), self.distribution, norm, probability_slack=slack)
         certificates: dict[int, Certificate] = {}
         distinct = list(dict.fromkeys(keys))
         for first in range(0, len(distinct), _IN_FLIGHT):
-            states: dict[int, State] = {key: policy.start() for key in distinct[first : first + _IN_FLIGHT]}
+            states: dict[int, State] = {key: policy.start(given[key]) for key in distinct[first : first + _IN_FLIGHT]}
             for _ in drive(engine, states):
                 pass
             for key, state in states.items():
@@ -123,8 +144,10 @@ class SmoothedClassifier:
                     norm,
                     index=key,
                     seed=seed,
-                    noise_version=NOISE_VERSION,
+                    noise_version=engine.noise.version,
                     precision=self.settings.precision,
+                    probability_slack=slack,
+                    covers=engine.noise.covers,
                 )
         return [certificates[key] for key in keys]
 
@@ -171,6 +194,7 @@ class SmoothedClassifier:
             settings=self.settings,
             device=self.device,
             seed=seed,
+            noise=lambda device: rebuild_noise(self.noise, self.distribution, seed, device),
         )
         if len(x) and not self._checked:
             engine.check_classifier(x[0])

@@ -1,12 +1,12 @@
 """The Monte Carlo engine: inputs x noise -> int64 votes per outcome, for many inputs at once, on any device."""
 
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Integer
 from numpy import ndarray
 from torch import Tensor
 
@@ -15,7 +15,10 @@ from smoothing.distributions.base import SmoothingDistribution
 from smoothing.errors import ClassifierError, InvalidArgumentError
 from smoothing.estimators.base import Phase
 from smoothing.forward import Forward, ForwardSettings
-from smoothing.noise import BLOCK, check_seed, draw_block, input_base
+from smoothing.noise import check_seed
+from smoothing.noise_cache import NoiseCache
+from smoothing.noise_source import NoiseSource, TorchBlockNoise
+from smoothing.outbox import CountSink, Outbox, SampleSink, Segment, Sink
 
 
 @runtime_checkable
@@ -54,25 +57,44 @@ class VoteSource(Protocol):
         ...
 
 
+@runtime_checkable
+class OutcomeSource(Protocol):
+    """A source that can also be fed while it works and tells outcomes apart by sample: what continuous batching needs."""
+
+    num_classes: int
+
+    def outcomes(
+        self, requests: Iterable[VoteRequest | None]
+    ) -> Iterator[tuple[VoteRequest, Integer[ndarray, " samples"]]]:
+        """Yield every request once, complete, with one outcome 0..K per sample, in the order of the samples.
+
+        Requests are pulled when there is room for them, so that they may depend on what has been yielded so far. `None`
+        says that nothing more can be asked for before something is yielded: what is waiting is then worked off.
+        """
+        ...
+
+
 class BatchingEngine:
     """A `VoteSource` that runs a classifier on this machine, in full batches of one fixed shape.
 
-    Samples of several inputs share a batch; the last batch is padded, and the padding is not counted. Votes are added up
-    on the device. On CUDA nothing waits for the device while batches are being queued, except that the queue is kept a
-    few batches deep.
+    Samples of several inputs share a batch; a batch that cannot be filled is padded, and the padding is not counted. The
+    device hands over one small integer per sample. On CUDA nothing waits for the device while batches are being queued,
+    except that the queue is kept a few batches deep.
 
     Args:
         classifier: See `Classifier`.
         distribution: The law of the noise; its shape is the inputs' shape.
         num_classes: K, at least 2.
-        inputs: Returns the input [*shape] of a key; called once per request.
+        inputs: Returns the input [*shape] of a key.
         settings: Batch size and arithmetic of the forward pass; part of the identity of a run.
         device: Where to run; default: where the classifier's parameters are, else the CPU.
         seed: The run's seed, in [0, 2^63).
+        noise: Who draws the noisy copies, with that law and seed and on that device, or a function that makes one for the
+            device; default: `TorchBlockNoise`.
         progress: Called with the number of votes after each batch.
 
     Raises:
-        InvalidArgumentError: If an argument is out of range.
+        InvalidArgumentError: If an argument is out of range, or `noise` is of another law or seed.
     """
 
     def __init__(
@@ -85,6 +107,7 @@ class BatchingEngine:
         settings: ForwardSettings | None = None,
         device: torch.device | str | None = None,
         seed: int = 0,
+        noise: NoiseSource | Callable[[torch.device], NoiseSource] | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> None:
         check_seed(seed)
@@ -94,42 +117,42 @@ class BatchingEngine:
         self.num_classes = num_classes
         self.seed = seed
         self.forward = Forward(classifier, settings or ForwardSettings(), device)
+        device = self.forward.device
+        self.noise: NoiseSource
+        if noise is None:
+            self.noise = TorchBlockNoise(distribution, seed, device)
+        else:
+            self.noise = noise if isinstance(noise, NoiseSource) else noise(device)
+        if self.noise.law.identity != distribution.identity or self.noise.seed != seed:
+            raise InvalidArgumentError(
+                f"the noise must be of the engine's law and seed ({distribution.identity}, {seed}), got "
+                f"{self.noise.law.identity} and {self.noise.seed}"
+            )
         self.progress = progress
-        self._inputs = inputs
-        self._generator = torch.Generator(device=self.forward.device)
+        self._cache = NoiseCache(self.noise, inputs)
 
-    def votes(self, requests: Sequence[VoteRequest]) -> Iterator[tuple[VoteRequest, Int64[ndarray, " outcomes"]]]:
+    def votes(self, requests: Iterable[VoteRequest]) -> Iterator[tuple[VoteRequest, Int64[ndarray, " outcomes"]]]:
         """Yield every request with its counts, in the order in which they are completed.
 
         Raises:
             ClassifierError: If the classifier's output is neither scores [batch, K] nor labels [batch].
             InvalidArgumentError: If an input has another shape than the law.
         """
-        batch = self.forward.new_batch(self.distribution.shape)
-        outbox = _Outbox(self.forward.device)
-        with self.forward.evaluating():
-            filled = 0
-            segments: list[tuple[_Tally, int, int]] = []
-            for request in requests:
-                tally = _Tally(
-                    request, torch.zeros(self.num_classes + 1, dtype=torch.int64, device=self.forward.device)
-                )
-                for samples in self._samples(request):
-                    taken = 0
-                    while taken < len(samples):
-                        step = min(len(samples) - taken, len(batch) - filled)
-                        batch[filled : filled + step].copy_(samples[taken : taken + step])
-                        segments.append((tally, filled, filled + step))
-                        filled, taken = filled + step, taken + step
-                        if filled == len(batch):
-                            self._count(batch, segments, filled)
-                            yield from outbox.collect(segments)
-                            filled, segments = 0, []
-            if segments:
-                batch[filled:].zero_()
-                self._count(batch, segments, filled)
-                yield from outbox.collect(segments)
-            yield from outbox.drain()
+        for sink in self._work(requests, lambda request: CountSink(request, self.num_classes + 1)):
+            yield sink.request, sink.value()
+
+    def outcomes(
+        self, requests: Iterable[VoteRequest | None]
+    ) -> Iterator[tuple[VoteRequest, Integer[ndarray, " samples"]]]:
+        """Yield every request with the outcome of each of its samples; see `OutcomeSource.outcomes`.
+
+        Raises:
+            ClassifierError: If the classifier's output is neither scores [batch, K] nor labels [batch].
+            InvalidArgumentError: If an input has another shape than the law.
+        """
+        dtype = np.int16 if self.num_classes < 2**15 else np.int64
+        for sink in self._work(requests, lambda request: SampleSink(request, dtype)):
+            yield sink.request, sink.value()
 
     def check_classifier(self, x: Float[Tensor, "..."]) -> None:
         """Check that the classifier's output for an input does not depend on the rest of the batch; before certificates.
@@ -142,33 +165,49 @@ class BatchingEngine:
         """
         check_rows_are_independent(self.forward, self.distribution, x)
 
-    def _samples(self, request: VoteRequest) -> Iterator[Float[Tensor, "n ..."]]:
-        x = self._inputs(request.index)
-        if tuple(x.shape) != self.distribution.shape:
-            raise InvalidArgumentError(
-                f"input {request.index} has shape {tuple(x.shape)}, but the law is over {self.distribution.shape}"
-            )
-        x = x.to(dtype=torch.float32)
-        if self.forward.device.type == "cuda" and x.device.type == "cpu":
-            # A copy from pageable memory would wait for the device; from pinned memory it joins the queue.
-            x = x.pin_memory()
-        x = x.to(device=self.forward.device, non_blocking=True)
-        base = input_base(self.seed, self.distribution, request.index)
-        for block in range(request.start // BLOCK, -(-request.stop // BLOCK)):
-            with torch.inference_mode():
-                samples = draw_block(self._generator, self.distribution, x, base, request.phase, block)
-            first = block * BLOCK
-            yield samples[max(request.start - first, 0) : request.stop - first]
+    def _work(self, requests: Iterable[VoteRequest | None], sink: Callable[[VoteRequest], Sink]) -> Iterator[Sink]:
+        batch = self.forward.new_batch(self.distribution.shape)
+        outbox = Outbox(self.forward.device)
+        filled = 0
+        segments: list[Segment] = []
+        with self.forward.evaluating():
+            for request in requests:
+                if request is not None:
+                    tally = sink(request)
+                    for samples in self._cache.samples(request.index, request.phase, request.start, request.stop):
+                        taken = 0
+                        while taken < len(samples):
+                            step = min(len(samples) - taken, len(batch) - filled)
+                            batch[filled : filled + step].copy_(samples[taken : taken + step])
+                            segments.append(Segment(tally, filled, filled + step))
+                            filled, taken = filled + step, taken + step
+                            if filled == len(batch):
+                                outcomes = self._vote(batch, filled)
+                                filled, done = 0, segments
+                                segments = []
+                                yield from outbox.collect(outcomes, done)
+                    continue
+                if segments:
+                    outcomes = self._vote(batch, filled)
+                    filled, done = 0, segments
+                    segments = []
+                    yield from outbox.collect(outcomes, done)
+                yield from outbox.drain()
+            if segments:
+                yield from outbox.collect(self._vote(batch, filled), segments)
+            yield from outbox.drain()
 
-    def _count(self, batch: Tensor, segments: list[tuple["_Tally", int, int]], filled: int) -> None:
+    def _vote(self, batch: Tensor, filled: int) -> Tensor:
+        """Return the outcomes of a batch, of which the first `filled` rows are samples; the rest is padding."""
         with torch.inference_mode():
-            outcomes = read_outcomes(self.forward(batch), len(batch), self.num_classes)
-            ones = torch.ones_like(outcomes)
-            for tally, first, last in segments:
-                tally.counts.scatter_add_(0, outcomes[first:last], ones[first:last])
-                tally.missing -= last - first
+            if filled < len(batch):
+                batch[filled:].zero_()
+            outcomes = read_outcomes(self.forward(batch), len(batch), self.num_classes)[:filled]
+            if self.num_classes < 2**15:
+                outcomes = outcomes.to(torch.int16)
         if self.progress is not None:
             self.progress(filled)
+        return outcomes
 
 
 def read_outcomes(output: Any, batch: int, num_classes: int) -> Int64[Tensor, " batch"]:
@@ -197,53 +236,3 @@ def read_outcomes(output: Any, batch: int, num_classes: int) -> Int64[Tensor, " 
         raise ClassifierError(f"integer labels must have shape (batch,) = {(batch,)}, got {tuple(output.shape)}")
     labels = output.long()
     return torch.where((labels >= 0) & (labels < num_classes), labels, num_classes)
-
-
-class _Tally:
-    """The votes of one request, on the device, and how many of them are still missing."""
-
-    def __init__(self, request: VoteRequest, counts: Tensor) -> None:
-        self.request = request
-        self.counts = counts
-        self.missing = request.stop - request.start
-
-
-class _Outbox:
-    """Hands complete tallies to the host; on CUDA by copies that are waited for only when they are a few batches old."""
-
-    DEPTH = 4
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._cuda = device.type == "cuda"
-        self._waiting: deque[tuple[Any, list[tuple[VoteRequest, Tensor]]]] = deque()
-
-    def collect(
-        self, segments: list[tuple[_Tally, int, int]]
-    ) -> Iterator[tuple[VoteRequest, Int64[ndarray, " outcomes"]]]:
-        done = list({id(tally): tally for tally, _, _ in segments if tally.missing == 0}.values())
-        if not self._cuda:
-            for tally in done:
-                yield tally.request, tally.counts.cpu().numpy()
-            return
-        with torch.cuda.device(self._device):
-            event: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        copies = []
-        for tally in done:
-            host = torch.empty(tally.counts.shape, dtype=torch.int64, pin_memory=True)
-            copies.append((tally.request, host.copy_(tally.counts, non_blocking=True)))
-        # On this device's stream: the current device may be another one.
-        event.record(torch.cuda.current_stream(self._device))
-        self._waiting.append((event, copies))
-        while self._waiting and (len(self._waiting) > self.DEPTH or self._waiting[0][0].query()):
-            yield from self._hand_over()
-
-    def drain(self) -> Iterator[tuple[VoteRequest, Int64[ndarray, " outcomes"]]]:
-        while self._waiting:
-            yield from self._hand_over()
-
-    def _hand_over(self) -> Iterator[tuple[VoteRequest, Int64[ndarray, " outcomes"]]]:
-        event, copies = self._waiting.popleft()
-        event.synchronize()
-        for request, counts in copies:
-            yield request, counts.numpy()

@@ -22,7 +22,7 @@ import torch
 
 from certify.audit import CHECKERS, AuditError, audit_folder, auditing
 from certify.audit.exact import context, lower_tail, upper_bound
-from certify.audit.fixed import FixedChecker, exact_radius
+from certify.audit.fixed import FixedChecker, radius_bounds
 from certify.audit.identity import check_machine
 from certify.audit.neartie import NearTie, explained
 from certify.audit.radii import GAUSSIAN, LAPLACE, UNIFORM, ExactLaw, conversion_factor, normal_quantile
@@ -40,7 +40,8 @@ from smoothing.distributions.table import LAWS, make_law
 from smoothing.errors import ClassifierError
 from smoothing.estimators import FixedEstimator, Phase
 from smoothing.forward import Forward, ForwardSettings
-from smoothing.noise import NOISE_VERSION, input_base
+from smoothing.noise import NOISE_VERSION
+from smoothing.noise_source import TorchBlockNoise
 from smoothing.statistics.binomial import failure_upper_bound
 from smoothing.votes import BatchingEngine, VoteRequest
 
@@ -540,7 +541,7 @@ def test_duplicate_rows_of_a_journal_without_keys_are_reported(clean: Path) -> N
 
 def test_the_largest_sound_radius_passes_and_the_next_float_does_not(clean: Path) -> None:
     q = failure_upper_bound(10, 1000, 0.001)
-    exact = exact_radius(GAUSSIAN, 0.5, q, proved_in="l2", norm="l2", dimension=4)
+    exact = radius_bounds(GAUSSIAN, 0.5, q, proved_in="l2", norm="l2", dimension=4).most
     below = float(exact)
     if context().mpf(below) > exact:
         below = math.nextafter(below, 0.0)
@@ -909,9 +910,9 @@ REFUSALS: list[tuple[str, Callable[[Path], None], tuple[str, ...], str]] = [
     ),
     (
         "noise version",
-        lambda shop: identity("noise_version", "philox-int-v1")(shop / "run"),
+        lambda shop: identity("noise_version", "philox-int-v9")(shop / "run"),
         (),
-        "noise version must be one of torch-block-v1 to be replayed, got 'philox-int-v1'",
+        "noise version must be one of torch-block-v1, philox-int-v1 to be replayed, got 'philox-int-v9'",
     ),
     ("batch size", lambda shop: identity("batch_size", None)(shop / "run"), (), "batch_size=None"),
 ]
@@ -1003,8 +1004,9 @@ def test_near_ties_are_listed_and_explain_exactly_what_they_can(
     votes, inputs = _coarse_votes(workshop)
     law = Gaussian(SHAPE, sigma=0.5)
     forward = Forward(load_model("audited_model:coarse").classifier, ForwardSettings(32))
-    base = input_base(7, law, 0)
-    found = recount(forward, law, inputs(0), base=base, phase=Phase.ESTIMATE, n=1000, num_classes=3)
+    draw = TorchBlockNoise(law, 7).bind(inputs(0), 0)
+    early, found = recount(forward, draw, SHAPE, phase=Phase.ESTIMATE, prefixes=(300, 1000), num_classes=3)
+    assert early == recount(forward, draw, SHAPE, phase=Phase.ESTIMATE, prefixes=(300,), num_classes=3)[0]
     assert list(found.counts) == votes[0][1]
     ties = sum((tie.best, tie.second) == (0, 1) for tie in found.near_ties)
     assert ties > 20, "rounded scores have to tie often for this test"
@@ -1079,7 +1081,8 @@ def test_recount_counts_broken_scores_as_invalid_and_reads_labels() -> None:
 
     def count(classifier: Callable[[torch.Tensor], Any]) -> Any:
         forward = Forward(classifier, ForwardSettings(50))
-        return recount(forward, law, torch.zeros(2), base=1, phase=Phase.SELECT, n=333, num_classes=2)
+        draw = TorchBlockNoise(law, 1).bind(torch.zeros(2), 0)
+        return recount(forward, draw, (2,), phase=Phase.SELECT, prefixes=(333,), num_classes=2)[0]
 
     scores = count(lambda x: x)
     assert sum(scores.counts) == 333

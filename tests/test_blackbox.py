@@ -439,7 +439,10 @@ def test_a_log_certifies_like_the_service(service: Service, tmp_path: Path) -> N
     assert write_record(path, header, reversed(all_rows(store))) == sum(request.stop for request in REQUESTS)
     record = Record(path)
     record.check({"law": LAW.describe(), "seed": 5})
-    found = {request: counts.tolist() for request, counts in RecordedVotes(record, label_map(adapter)).votes(REQUESTS)}
+    found = {
+        request: counts.tolist()
+        for request, counts in RecordedVotes(record, label_map(adapter), TorchBlockNoise(LAW, seed=5)).votes(REQUESTS)
+    }
     assert found == expected
     with pytest.raises(CertifyError, match="its seed is 5, but this run has 6"):
         record.check({"seed": 6})
@@ -447,7 +450,7 @@ def test_a_log_certifies_like_the_service(service: Service, tmp_path: Path) -> N
         record.check({"law": Gaussian(SHAPE, sigma=0.25).describe()})
     more = VoteRequest(3, Phase.ESTIMATE, 0, 17)
     with pytest.raises(ServiceError, match="samples 0 to 16, 16 are there"):
-        list(RecordedVotes(record, label_map(adapter)).votes([more]))
+        list(RecordedVotes(record, label_map(adapter), TorchBlockNoise(LAW, seed=5)).votes([more]))
 
 
 @pytest.mark.parametrize(

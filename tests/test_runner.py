@@ -146,7 +146,7 @@ def test_kill_at_random_moments_changes_nothing(folder: Path, seed: int) -> None
 
 
 def test_interruption_within_a_window_keeps_what_is_finished(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("certify.runner._FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr("certify.window._FLUSH_SECONDS", 0.0)
     reference = certify(folder, out=folder / "calm")
     plan = prepare(options(folder), {}).plan
     seen = 0

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from certify.audit.answers import check_answers
 from certify.audit.exports import check_exports
 from certify.audit.findings import AuditError, Findings, Mismatch, list_indices
 from certify.audit.folder import RawRun, read_folder
+from certify.audit.noise import check_noise_claims
 from certify.audit.spec import RunSpec, read_spec
 from certify.audit.table import find_checker
 
@@ -69,12 +71,14 @@ def audit_folder(folder: Path) -> AuditReport:
     if not run.rows:
         raise AuditError(f"{folder} holds no certificate yet, so that there is nothing to audit")
     found = Findings()
+    check_noise_claims(spec, run.config["identity"].get("model_digest"), found)
     checker.check_run(spec, found)
     for index, times in Counter(row.index for row in run.rows).items():
         if times > 1:
             found.add(index, "duplicate row", f"{times} rows", "one certificate for every input")
     for row in run.rows:
         checker.check(row, spec, found)
+    check_answers(run, found)
     missing = set(spec.planned) - {row.index for row in run.rows}
     exports = check_exports(run, found, partial=bool(missing))
     _note_gaps(run, spec, missing, found)

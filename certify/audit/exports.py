@@ -55,6 +55,8 @@ def _check_file(
     name = path.name
     columns, lines = _read(path)
     wanted = set(_TSV_COLUMNS) if name == TSV else set(_AGREES)
+    if not _LATER & set(columns):
+        wanted -= _LATER
     missing = sorted(wanted - set(columns))
     if missing or len(set(columns)) != len(columns):
         found.add(
@@ -118,10 +120,14 @@ def _expected(index: int, payload: dict[str, Any] | None) -> dict[str, Any] | No
     if payload is None or certificate is None:
         return None
     prediction, label = certificate.get("prediction"), payload.get("label")
-    predict = -1 if prediction is None else prediction
+    predict = _CODES.get(str(certificate.get("status")), -1) if prediction is None else prediction
     try:
         looks = [[int(count) for count in look["counts"]] for look in certificate["looks"]]
         last = looks[-1]
+        # A look is a prefix: the last one of a phase contains the others.
+        whole = {look["phase"]: counts for look, counts in zip(certificate["looks"], looks, strict=True)}
+        rival = certificate.get("rival_upper")
+        decisions = certificate.get("decisions", [])
         law = certificate["law"]
         parameters = ";".join(f"{key}={value!r}" for key, value in law["parameters"].items())
         return {
@@ -138,14 +144,19 @@ def _expected(index: int, payload: dict[str, Any] | None) -> dict[str, Any] | No
             "alpha": float(certificate["alpha"]),
             "n0": certificate["n0"],
             "n": certificate["n"],
-            "votes_predict": "" if predict == -1 else last[predict],
+            "votes_predict": "" if predict < 0 else last[predict],
             "votes_second": sorted(last[:-1])[-2],
-            "invalid": sum(counts[-1] for counts in looks),
+            "invalid": sum(counts[-1] for counts in whole.values()),
             "law": f"{law['name']}({parameters})",
             "seed": certificate["seed"],
             "precision": certificate["precision"],
             "converted_from": certificate["converted_from"] or "",
             "input_sha256": payload["input_sha256"],
+            "votes": sum(map(sum, whole.values())),
+            "rival_upper": "" if rival is None else float(rival),
+            "decisions": ";".join(f"{float(d['radius'])!r}:{d['status']}" for d in decisions),
+            "noise_version": certificate["noise_version"],
+            "probability_slack": float(certificate.get("probability_slack", 0.0)),
         }
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError):
         return None
@@ -204,4 +215,14 @@ _AGREES: dict[str, Agrees] = {
     "precision": _same_text,
     "converted_from": _same_text,
     "input_sha256": _same_text,
+    "votes": _same_integer,
+    "rival_upper": lambda text, value: text == "" if value == "" else _same_float(text, value),
+    "decisions": _same_text,
+    "noise_version": _same_text,
+    "probability_slack": _same_float,
 }
+_LATER = {"votes", "rival_upper", "decisions", "noise_version", "probability_slack"}
+"""Columns that exports of earlier versions lack."""
+
+_CODES = {"abstained": -1, "undecided": -2, "refuted": -3}
+"""What the column `predict` says where no class is proved."""

@@ -4,6 +4,7 @@ Every quantity is derived again from the votes alone, by rational arithmetic and
 exact ones by a relative 1e-6, the allowance for the float64 program's own rounding; they may never be stronger.
 """
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -13,8 +14,10 @@ from certify.audit import fields
 from certify.audit.exact import context, digits, lower_tail, upper_bound
 from certify.audit.findings import AuditError, Findings
 from certify.audit.folder import RawRow
-from certify.audit.looks import check_looks
-from certify.audit.radii import ExactLaw, conversion_factor
+from certify.audit.looks import Counts, check_looks
+from certify.audit.noise import with_slack
+from certify.audit.radii import Bounds, ExactLaw, conversion_factor
+from certify.audit.radii_shapes import LEAST_FAILURE
 from certify.audit.record import check_record
 from certify.audit.spec import RunSpec
 
@@ -53,6 +56,21 @@ class FixedChecker:
                 raise AuditError(
                     f"run.json cannot be audited: {key} must be an integer of at least 1, got {recorded!r}"
                 )
+        if "runner_up" in spec.estimator:
+            rival_alpha = fields.number(spec.estimator.get("rival_alpha"))
+            if spec.estimator["runner_up"] is not True or rival_alpha is None or not 0.0 < rival_alpha < spec.alpha:
+                raise AuditError(
+                    "run.json cannot be audited: with runner_up there must be a rival_alpha in (0, alpha), got "
+                    f"{spec.estimator['runner_up']!r}, {spec.estimator.get('rival_alpha')!r}"
+                )
+        self.check_law(spec, found)
+
+    def check_law(self, spec: RunSpec, found: Findings) -> None:
+        """Check what `run.json` says of the law.
+
+        Raises:
+            AuditError: If it lacks what the radii depend on, or asks for a norm in which nothing is derived here.
+        """
         parameters = spec.law["parameters"]
         scale = fields.number(parameters.get(self.law.parameter))
         if set(parameters) != {self.law.parameter} or scale is None or scale <= 0:
@@ -85,8 +103,10 @@ class FixedChecker:
         if certificate is None:
             return
         n0, n = spec.estimator["n0"], spec.estimator["n"]
-        for key, value in (("n0", n0), ("n", n), ("rival_upper", None)):
+        for key, value in (("n0", n0), ("n", n)):
             found.require_equal(row.index, key, certificate.get(key, "nothing"), value)
+        if certificate.get("decisions", []) != []:
+            found.add(row.index, "decisions", certificate["decisions"], "none: this estimator decides no grid of radii")
         counts = check_looks(row, certificate, (("select", n0), ("estimate", n)), spec.num_classes, found)
         q_upper = fields.number(certificate.get("q_upper"))
         if q_upper is None or not 0.0 <= q_upper <= 1.0:
@@ -94,35 +114,105 @@ class FixedChecker:
             return
         top = None
         if counts is not None:
-            select, estimate = counts
-            top = max(range(spec.num_classes), key=lambda label: (select[label], -label))
-            failures = n - estimate[top]
-            verdict = _judge_bound(q_upper, failures, n, spec.alpha)
-            if verdict is not None:
-                exact = digits(upper_bound(failures, n, spec.alpha))
-                found.add(row.index, "q_upper", q_upper, f"{exact}: {verdict}")
-        self._check_prediction(row.index, certificate, top, q_upper, found)
-        self._check_p_lower(row.index, certificate.get("p_lower"), q_upper, found)
-        self._check_radius(row.index, certificate.get("radius"), q_upper, spec, found)
+            top = max(range(spec.num_classes), key=lambda label: (counts[0][label], -label))
+            check_bound(row.index, "q_upper", q_upper, n - counts[1][top], n, _top_alpha(spec), found)
+        rival_upper = self._check_rival(row.index, certificate, counts, top, q_upper, spec, found)
+        self.check_claim(
+            row.index,
+            certificate,
+            top,
+            q_upper,
+            spec,
+            found,
+            rival_upper=rival_upper,
+            chosen="the lowest class with most selection votes",
+        )
+
+    def check_claim(
+        self,
+        index: int,
+        certificate: dict[str, Any],
+        top: int | None,
+        q_upper: float,
+        spec: RunSpec,
+        found: Findings,
+        *,
+        rival_upper: float | None = None,
+        chosen: str,
+    ) -> None:
+        """Check what a certificate makes of its bounds: status, class, p_lower and radius, the noise's slack included.
+
+        Args:
+            index: The input.
+            certificate: Its certificate.
+            top: The class that the bounds are about; None where it is not known.
+            q_upper: Bound on 1 - p, as recorded.
+            spec: What run.json promises.
+            found: Receives the mismatches.
+            rival_upper: Bound on the runner-up, as recorded.
+            chosen: Which class it has to be, in words.
+        """
+        q = min(with_slack(q_upper, spec.slack), 1.0)
+        rival = None if rival_upper is None else min(with_slack(rival_upper, spec.slack), q)
+        leads = q < 0.5 or (rival is not None and Fraction(rival) < 1 - Fraction(q))
+        self._check_prediction(index, certificate, top, leads, _proved(q, rival), chosen, found)
+        self._check_p_lower(index, certificate.get("p_lower"), q_upper, found)
+        if rival is None:
+            self._check_radius(index, certificate.get("radius"), q, spec, found)
+        else:
+            self._check_radius(index, certificate.get("radius"), q, spec, found, rival_upper=rival)
+
+    def _check_rival(
+        self,
+        index: int,
+        certificate: dict[str, Any],
+        counts: list[Counts] | None,
+        top: int | None,
+        q_upper: float,
+        spec: RunSpec,
+        found: Findings,
+    ) -> float | None:
+        """Check the bound on the runner-up: Clopper-Pearson at its share of alpha, for the largest count but the top's.
+
+        Lemma B: the class was chosen before these votes, the runner-up is one fixed class, and its count is at most the
+        largest; so no union over the classes is needed. It is never weaker than 1 - p.
+        """
+        recorded = certificate.get("rival_upper", "nothing")
+        if "runner_up" not in spec.estimator:
+            found.require_equal(index, "rival_upper", recorded, None)
+            return None
+        rival_upper = fields.number(recorded)
+        if rival_upper is None or not 0.0 <= rival_upper <= q_upper:
+            found.add(index, "rival_upper", recorded, f"a probability of at most q_upper = {q_upper!r}")
+            return None
+        if counts is not None and top is not None:
+            n, alpha = spec.estimator["n"], spec.estimator["rival_alpha"]
+            votes = max(count for outcome, count in enumerate(counts[1]) if outcome != top)
+            if rival_upper < q_upper:
+                check_bound(index, "rival_upper", rival_upper, votes, n, alpha, found)
+            elif upper_bound(votes, n, alpha) * (1 + context().mpf(SLACK.numerator) / SLACK.denominator) < q_upper:
+                found.add(index, "rival_upper", rival_upper, digits(upper_bound(votes, n, alpha)))
+        return rival_upper
 
     def _check_prediction(
-        self, index: int, certificate: dict[str, Any], top: int | None, q_upper: float, found: Findings
+        self,
+        index: int,
+        certificate: dict[str, Any],
+        top: int | None,
+        leads: bool,
+        proved: str,
+        chosen: str,
+        found: Findings,
     ) -> None:
-        certified = q_upper < 0.5
-        status = "certified" if certified else "abstained"
+        status = "certified" if leads else "abstained"
         if certificate.get("status") != status:
-            found.add(
-                index,
-                "status",
-                certificate.get("status"),
-                f"{status}: q_upper = {q_upper!r}, and certified is q_upper < 1/2",
-            )
+            found.add(index, "status", certificate.get("status"), f"{status}: {proved}")
         recorded = certificate.get("prediction", "nothing")
-        if not certified:
+        if not leads:
             if recorded is not None:
                 found.add(index, "prediction", recorded, "null: abstained, so no class")
         elif top is not None and not (type(recorded) is int and recorded == top):
-            found.add(index, "prediction", recorded, f"{top}: the lowest class with most selection votes")
+            found.add(index, "prediction", recorded, f"{top}: {chosen}")
 
     def _check_p_lower(self, index: int, recorded: Any, q_upper: float, found: Findings) -> None:
         p_lower = fields.number(recorded)
@@ -132,42 +222,85 @@ class FixedChecker:
                 index, "p_lower", recorded, f"{digits(context().mpf(1) - q_upper)} = 1 - q_upper, or just below it"
             )
 
-    def _check_radius(self, index: int, recorded: Any, q_upper: float, spec: RunSpec, found: Findings) -> None:
+    def _check_radius(
+        self,
+        index: int,
+        recorded: Any,
+        q_upper: float,
+        spec: RunSpec,
+        found: Findings,
+        *,
+        rival_upper: float | None = None,
+    ) -> None:
         radius = fields.number(recorded)
-        if not q_upper < 0.5:
+        rival = q_upper if rival_upper is None else min(q_upper, rival_upper)
+        if not Fraction(rival) < 1 - Fraction(q_upper):
             if radius is None or radius != 0.0:
-                found.add(index, "radius", recorded, f"0.0: q_upper = {q_upper!r} proves no radius")
+                found.add(index, "radius", recorded, f"0.0: {_proved(q_upper, rival_upper)} proves no radius")
             return
-        if q_upper == 0.0:
-            found.add(index, "radius", recorded, "nothing: no number of votes proves q_upper = 0")
+        if rival < LEAST_FAILURE:
+            found.add(index, "radius", recorded, f"nothing: no number of votes proves {_proved(q_upper, rival_upper)}")
             return
         mp = context()
-        exact = exact_radius(
+        bounds = self.bounds(q_upper, spec, rival_upper)
+        theorem = self._theorem(q_upper, rival_upper, spec)
+        if radius is None or mp.mpf(radius) > bounds.most:
+            found.add(
+                index,
+                "radius",
+                recorded,
+                f"at most {digits(bounds.most, 20)}: {theorem}",
+            )
+        elif mp.mpf(radius) < bounds.least:
+            found.add(
+                index,
+                "radius",
+                recorded,
+                f"{digits(bounds.most, 20)}, and at least {digits(bounds.least, 20)}: {theorem}",
+            )
+
+    def bounds(self, q_upper: float, spec: RunSpec, rival_upper: float | None = None) -> Bounds:
+        """Return what a radius has to lie between that is derived from `q_upper`, by the run's law and norm."""
+        return radius_bounds(
             self.law,
             spec.law["parameters"][self.law.parameter],
             q_upper,
             proved_in=spec.proved_in,
             norm=spec.norm,
             dimension=spec.dimension,
+            rival_upper=rival_upper,
         )
-        # The last digits of `exact` are mpmath's own rounding.
-        if radius is None or mp.mpf(radius) > exact * (1 + mp.mpf(10) ** -35):
-            found.add(index, "radius", recorded, f"at most {digits(exact, 20)}: {self._theorem(q_upper, spec)}")
-        elif mp.mpf(radius) < exact * (1 - mp.mpf(10) ** -6):
-            found.add(
-                index,
-                "radius",
-                recorded,
-                f"{digits(exact, 20)}, or less by 1e-6 at most: {self._theorem(q_upper, spec)}",
-            )
 
-    def _theorem(self, q_upper: float, spec: RunSpec) -> str:
+    def _theorem(self, q_upper: float, rival_upper: float | None, spec: RunSpec) -> str:
         converted = "" if spec.convert_from is None else f", converted from {spec.convert_from} to {spec.norm}"
-        return f"{self.law.name}, {spec.proved_in}, q_upper = {q_upper!r}{converted}"
+        return f"{self.law.name}, {spec.proved_in}, {_proved(q_upper, rival_upper)}{converted}"
+
+
+def _proved(q_upper: float, rival_upper: float | None) -> str:
+    return f"q_upper = {q_upper!r}" + ("" if rival_upper is None else f", rival_upper = {rival_upper!r}")
+
+
+def check_bound(
+    index: int, rule: str, recorded: float, count: int, n: int, alpha: float | int, found: Findings
+) -> None:
+    """Check a Clopper-Pearson upper bound on the probability of what `count` of n votes were."""
+    verdict = _judge_bound(recorded, count, n, alpha)
+    if verdict is not None:
+        found.add(index, rule, recorded, f"{digits(upper_bound(count, n, alpha))}: {verdict}")
+
+
+def _top_alpha(spec: RunSpec) -> float:
+    """The error probability of the top class's bound: alpha, less the share of the runner-up's."""
+    if "runner_up" not in spec.estimator:
+        return spec.alpha
+    exact = Fraction(spec.alpha) - Fraction(spec.estimator["rival_alpha"])
+    # Rounded down: the shares must not add up to more than alpha.
+    share = float(exact)
+    return share if Fraction(share) <= exact else math.nextafter(share, 0.0)
 
 
 @lru_cache(maxsize=65536)
-def _judge_bound(q_upper: float, failures: int, n: int, alpha: float) -> str | None:
+def _judge_bound(q_upper: float, failures: int, n: int, alpha: float | int) -> str | None:
     """Return what is wrong with an upper bound on the failure probability, or None."""
     mp = context()
     counted = f"{failures} failures in {n} votes at alpha = {alpha!r}"
@@ -184,19 +317,27 @@ def _judge_bound(q_upper: float, failures: int, n: int, alpha: float) -> str | N
 
 
 @lru_cache(maxsize=65536)
-def exact_radius(
-    law: ExactLaw, scale: float | int, q_upper: float, *, proved_in: str, norm: str, dimension: int
-) -> Any:
-    """Return the proved radius in `norm`, an mpmath number, for 0 < q_upper < 1/2.
+def radius_bounds(
+    law: ExactLaw,
+    scale: float | int,
+    q_upper: float,
+    *,
+    proved_in: str,
+    norm: str,
+    dimension: int,
+    rival_upper: float | None = None,
+) -> Bounds:
+    """Return what a recorded radius in `norm` has to lie between, mpmath numbers.
 
     Args:
         law: The law.
         scale: Its parameter.
-        q_upper: Upper bound on the failure probability.
+        q_upper: Upper bound on the failure probability, above 0.
         proved_in: Norm of the theorem.
         norm: Norm of the certificate; the radius is converted if it is another one.
         dimension: Number of coordinates.
+        rival_upper: Upper bound on the runner-up's probability, above 0; None: all of the failure probability.
     """
-    mp = context()
-    radius = law.radii[proved_in](mp.mpf(scale), mp.mpf(q_upper), dimension)
-    return radius * conversion_factor(proved_in, norm, dimension)
+    bounds = law.radius(q_upper, proved_in, scale=scale, dimension=dimension, rival_upper=rival_upper)
+    factor = conversion_factor(proved_in, norm, dimension)
+    return Bounds(bounds.least * factor, bounds.most * factor)

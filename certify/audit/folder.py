@@ -68,6 +68,15 @@ def read_folder(folder: Path) -> RawRun:
     return RawRun(folder, config, kind, rows, unfinished)
 
 
+def is_run_of(folder: Path, kind: str) -> bool:
+    """Return whether `run.json` says that the folder holds a run of this kind; False where it cannot be read."""
+    try:
+        config = json.loads((folder / RUN).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and config.get("kind") == kind
+
+
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / RUN
     try:

@@ -1,6 +1,7 @@
 """The raw votes of a certificate: the right looks, in the right order, each a complete count, recorded once."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from certify.audit import fields
@@ -43,6 +44,39 @@ def check_looks(
         return None
     counts = [entry for entry in usable if entry is not None]
     return counts if len(counts) == len(usable) else None
+
+
+def check_prefixes(row: RawRow, certificate: dict[str, Any], num_classes: int, found: Findings) -> list[Counts] | None:
+    """Check looks at growing prefixes of one sequence of votes: more votes each time, and no outcome that loses any.
+
+    Args:
+        row: The input.
+        certificate: Its certificate as recorded.
+        num_classes: K.
+        found: Receives the mismatches.
+
+    Returns:
+        The counts of every look, of which there is at least one, or None where they cannot be used.
+    """
+    lengths = fields.integers([look.n for look in row.looks])
+    if not row.looks or lengths is None or any(look.phase != "estimate" for look in row.looks):
+        found.add(
+            row.index, "looks", _names([(look.phase, look.n) for look in row.looks]), "looks at estimation votes alone"
+        )
+        return None
+    counts = check_looks(row, certificate, [("estimate", n) for n in lengths], num_classes, found)
+    if counts is None:
+        return None
+    for (before, after), (short, long) in zip(pairwise(counts), pairwise(lengths), strict=True):
+        if short >= long or any(a > b for a, b in zip(before, after, strict=True)):
+            found.add(
+                row.index,
+                "counts",
+                f"n={short}: {list(before)}, n={long}: {list(after)}",
+                "a prefix: a later look holds all votes of an earlier one",
+            )
+            return None
+    return counts
 
 
 def _check_counts(index: int, look: RawLook, num_classes: int, found: Findings) -> Counts | None:

@@ -1,17 +1,36 @@
 """The proved radii once more, in mpmath, straight from the published theorems; nothing here shares code with the laws.
 
 All are for a failure probability q = 1 - p_A < 1/2 with the runner-up bounded by q; "scale" is the law's own parameter.
+`ExactLaw.radius` makes radii for two classes of them.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from certify.audit.exact import context
 from certify.audit.radii_shapes import sign_radius
 
+
+class Enclosure(NamedTuple):
+    """Two mpmath numbers with the exact radius between them."""
+
+    low: Any
+    high: Any
+
+
+class Bounds(NamedTuple):
+    """What a recorded radius has to lie between, mpmath numbers: weaker than `least` or stronger than `most` is wrong."""
+
+    least: Any
+    most: Any
+
+
 Radius = Callable[[Any, Any, int], Any]
-"""(scale, q, dimension) -> exact radius, all but the dimension mpmath numbers."""
+"""(scale, q, dimension) -> exact radius or `Enclosure` of it, all but the dimension mpmath numbers."""
+
+SLACK = 1e-6
+"""Relative amount by which a recorded radius may be weaker than the exact one, unless the law says more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +43,9 @@ class ExactLaw:
         sigma: Per-coordinate standard deviation as a function of the parameter.
         radii: Norm -> radius; norms that are not here have no proved radius.
         source: Where the radius is proved.
+        slack: Norm -> relative amount by which recorded radii may be weaker; `SLACK` for norms that are not here.
+        whole_shift: Whether the radii are found for the whole shift at once, so that two classes have that of the mean of
+            their failure probabilities, (q + p_B) / 2; the differential method's have the mean of their radii instead.
     """
 
     name: str
@@ -31,6 +53,51 @@ class ExactLaw:
     sigma: Callable[[Any], Any]
     radii: Mapping[str, Radius]
     source: str
+    slack: Mapping[str, float] = field(default_factory=dict)
+    whole_shift: bool = False
+
+    def radius(
+        self, q_upper: float, norm: str, *, scale: float | int, dimension: int, rival_upper: float | None = None
+    ) -> Bounds:
+        """Return the bounds on a recorded radius at `norm`, which must be in `radii`; (0, 0) where nothing is proved.
+
+        With p = 1 - q_upper and r = min(q_upper, rival_upper), both exact, 0 < r, and nothing is proved unless r < p:
+
+        * The differential method: G(p) is odd about 1/2 and moves by at most 1 per unit of distance, whatever the class,
+          so that R = (G(p) - G(r)) / 2 = (R(q) + R(r)) / 2, R(q) standing for -R(p) where q > 1/2.
+        * `whole_shift`: no probability changes by more than that of the worst set, of probability (1 + p - r) / 2 before,
+          1/2 after: R((q + r) / 2) (overlaps of supports; level sets by the convexity of the Neyman-Pearson curve).
+
+        Args:
+            q_upper: Upper bound on 1 - p_A, in (0, 1].
+            norm: Norm of the theorem.
+            scale: The law's parameter.
+            dimension: Number of coordinates.
+            rival_upper: Upper bound on the runner-up's probability; None: all of 1 - p_A.
+        """
+        mp = context()
+        q, scale = mp.mpf(q_upper), mp.mpf(scale)
+        r = q if rival_upper is None else min(q, mp.mpf(rival_upper))
+        if not r < 1 - q:
+            return Bounds(mp.zero, mp.zero)
+        slack = mp.mpf(self.slack.get(norm, SLACK))
+
+        def enclosed(failure: Any) -> tuple[Any, Any, Any, Any]:
+            """The enclosure, and how far recorded values may lie on either side of it."""
+            value = self.radii[norm](scale, failure, dimension) if failure < mp.mpf(1) / 2 else mp.zero
+            low, high = value if isinstance(value, Enclosure) else (value, value)
+            return low, high, low * (1 - slack), high * (1 + slack)
+
+        if self.whole_shift or r == q:
+            _, most, least, _ = enclosed((q + r) / 2)
+        else:
+            _, rival_most, rival_least, _ = enclosed(r)
+            low, high, least, most = enclosed(min(q, 1 - q))
+            if q > mp.mpf(1) / 2:
+                high, least = -low, -most
+            least, most = (rival_least + least) / 2, (rival_most + high) / 2
+        # The last digits are mpmath's own rounding.
+        return Bounds(max(least, mp.zero), most * (1 + mp.mpf(10) ** -35))
 
 
 def normal_quantile(q: Any) -> Any:
@@ -109,6 +176,7 @@ UNIFORM = ExactLaw(
         "linf": _uniform_linf,
     },
     source="Lee et al. 2019; Yang et al. 2020, Table 1",
+    whole_shift=True,
 )
 
 _ORDERS = {"l1": 1, "l2": 2, "linf": None}

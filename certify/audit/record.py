@@ -48,6 +48,8 @@ def _check_settings(index: int, certificate: dict[str, Any], spec: RunSpec, foun
         "noise_version": spec.noise_version,
         "precision": spec.precision,
     }
+    if spec.slack or "probability_slack" in certificate:
+        promised["probability_slack"] = spec.slack
     for key, value in promised.items():
         source = "the row's index" if key == "index" else "run.json"
         if not _same(certificate.get(key, _ABSENT), value):

@@ -1,6 +1,6 @@
 """An independent tally: the same noise and the same forward pass as the run, counted by other code, with margins."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,11 +10,11 @@ from numpy import ndarray
 from torch import Tensor
 
 from certify.audit.neartie import NearTie
-from smoothing.distributions.base import SmoothingDistribution
 from smoothing.errors import ClassifierError
 from smoothing.estimators.base import Phase
 from smoothing.forward import Forward
-from smoothing.noise import BLOCK, draw_block
+from smoothing.noise import BLOCK
+from smoothing.noise_source import Draw
 
 RELATIVE_MARGIN = 1e-5
 """Two scores this close, relative to the largest score of the sample, may change places between batch shapes."""
@@ -33,50 +33,49 @@ class Recount:
 
 def recount(
     forward: Forward,
-    law: SmoothingDistribution,
-    x: Tensor,
+    draw: Draw,
+    shape: tuple[int, ...],
     *,
-    base: int,
     phase: Phase,
-    n: int,
+    prefixes: Sequence[int],
     num_classes: int,
     on_votes: Callable[[int], None] | None = None,
-) -> Recount:
-    """Draw samples [0, n) of a phase of one input again and count the votes.
+) -> list[Recount]:
+    """Draw the samples of a phase of one input again, each once, and count the votes of every prefix.
 
     Args:
         forward: The classifier at the recorded batch shape and precision.
-        law: The law of the noise.
-        x: The input, [*shape].
-        base: Base of the input's noise, `smoothing.noise.input_base`.
-        phase: Phase of the look.
-        n: Number of samples.
+        draw: The input's noisy copies, `NoiseSource.bind`.
+        shape: Shape of the input.
+        phase: Phase of the looks.
+        prefixes: Number of samples of each look, increasing.
         num_classes: K.
         on_votes: Called with the number of votes after every batch.
+
+    Returns:
+        One recount per prefix.
 
     Raises:
         ClassifierError: If the classifier's output is neither scores nor labels.
     """
-    counts = np.zeros(num_classes + 1, dtype=np.int64)
+    last = prefixes[-1]
+    outcomes = np.empty(last, dtype=np.int64)
     near_ties: list[NearTie] = []
-    batch = forward.new_batch(law.shape)
-    generator = torch.Generator(device=forward.device)
-    x = x.to(device=forward.device, dtype=torch.float32)
+    batch = forward.new_batch(shape)
     filled = first = 0  # the batch holds samples [first, first + filled)
 
     def flush() -> None:
         nonlocal filled, first
         batch[filled:].zero_()
-        outcomes, ties = _read(forward(batch), filled, len(batch), num_classes)
-        counts[:] += np.bincount(outcomes, minlength=num_classes + 1)
+        outcomes[first : first + filled], ties = _read(forward(batch), filled, len(batch), num_classes)
         near_ties.extend(replace(tie, sample=first + tie.sample) for tie in ties)
         if on_votes is not None:
             on_votes(filled)
         filled, first = 0, first + filled
 
     with forward.evaluating(), torch.inference_mode():
-        for block in range((n + BLOCK - 1) // BLOCK):
-            samples = draw_block(generator, law, x, base, phase, block)[: n - block * BLOCK]
+        for start in range(0, last, BLOCK):
+            samples = draw(phase, start, min(start + BLOCK, last))
             while len(samples):
                 step = min(len(samples), len(batch) - filled)
                 batch[filled : filled + step].copy_(samples[:step])
@@ -85,7 +84,13 @@ def recount(
                     flush()
         if filled:
             flush()
-    return Recount(tuple(int(count) for count in counts), tuple(near_ties))
+    return [
+        Recount(
+            tuple(int(count) for count in np.bincount(outcomes[:n], minlength=num_classes + 1)),
+            tuple(tie for tie in near_ties if tie.sample < n),
+        )
+        for n in prefixes
+    ]
 
 
 def _read(output: object, rows: int, batch: int, num_classes: int) -> tuple[Int64[ndarray, " rows"], list[NearTie]]:

@@ -19,12 +19,13 @@ from certify.audit.neartie import NearTie, explained
 from certify.audit.recount import Recount, recount
 from certify.audit.spec import RunSpec
 from certify.datasets import load_dataset
+from certify.denoising.wrap import with_denoiser
 from certify.models import load_model
 from certify.models.base import transform_text
 from smoothing.distributions.table import rebuild_law
 from smoothing.estimators.base import Phase
 from smoothing.forward import Forward, ForwardSettings
-from smoothing.noise import input_base
+from smoothing.noise_table import rebuild_noise
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,8 @@ class ReplayReport:
 
     @property
     def votes(self) -> int:
-        """Number of votes that were drawn again."""
-        return sum(look.n for look in self.looks)
+        """Number of votes that were drawn again: a look is a prefix, and contains those before it."""
+        return sum({(look.index, look.phase): look.n for look in self.looks}.values())
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready data."""
@@ -140,6 +141,10 @@ def replay(
         normalisation=settings.get("normalisation"),
         trust_pickle=options.trust_pickle,
     )
+    if settings.get("denoiser") is not None:
+        model = with_denoiser(
+            model, str(settings["denoiser"]), sigma=rebuild_law(spec.law).sigma, input_shape=tuple(spec.shape)
+        )
     check_digest("model", identity.get("model_digest"), model.digest, "--model")
     check_transform(identity, transform_text(model.transform))
     data = load_dataset(
@@ -154,20 +159,32 @@ def replay(
 
     found = Findings()
     forward = Forward(model.classifier, forward_settings, device)
-    law = rebuild_law(spec.law)
+    noise = rebuild_noise(spec.noise or {"version": spec.noise_version}, rebuild_law(spec.law), spec.seed, device)
 
-    def count(index: int, phase: Phase, n: int, x: Tensor) -> Recount:
-        base = input_base(spec.seed, law, index)
-        return recount(forward, law, x, base=base, phase=phase, n=n, num_classes=spec.num_classes, on_votes=on_votes)
+    def count(index: int, phase: Phase, prefixes: list[int], x: Tensor) -> list[Recount]:
+        draw = noise.bind(x, index)
+        return recount(
+            forward,
+            draw,
+            spec.shape,
+            phase=phase,
+            prefixes=prefixes,
+            num_classes=spec.num_classes,
+            on_votes=on_votes,
+        )
 
     looks = [look for index in indices for look in _replay_row(rows[index], inputs[index], count, spec, found)]
     return ReplayReport(tuple(indices), tuple(looks), tuple(found.mismatches))
 
 
 def _replay_row(
-    row: RawRow, x: Tensor, count: Callable[[int, Phase, int, Tensor], Recount], spec: RunSpec, found: Findings
+    row: RawRow,
+    x: Tensor,
+    count: Callable[[int, Phase, list[int], Tensor], list[Recount]],
+    spec: RunSpec,
+    found: Findings,
 ) -> list[ReplayedLook]:
-    looks = []
+    usable: dict[Phase, dict[int, tuple[int, ...]]] = {}
     for raw in row.looks:
         recorded, n = fields.integers(raw.counts), fields.integer(raw.n)
         try:
@@ -183,22 +200,32 @@ def _replay_row(
                 "replay",
             )
             continue
-        again = count(row.index, phase, n, x)
-        verdict = "equal"
-        if again.counts != recorded:
-            verdict = "near-ties" if explained(recorded, again.counts, again.near_ties) else "different"
-        if verdict == "different":
-            found.add(
-                row.index,
-                "votes",
-                f"{phase} n={n}: {list(recorded)}",
-                f"{list(again.counts)} when drawn again; {len(again.near_ties)} near-ties do not explain that",
-                "replay",
-            )
-        looks.append(ReplayedLook(row.index, str(phase), n, recorded, again.counts, verdict, again.near_ties))
+        usable.setdefault(phase, {})[n] = recorded
+    looks = []
+    for phase, counts in usable.items():
+        prefixes = sorted(counts)
+        for n, again in zip(prefixes, count(row.index, phase, prefixes, x), strict=True):
+            looks.append(_compare(row.index, phase, n, counts[n], again, found))
     if not row.looks:
         found.add(row.index, "votes", "no look", "a look that can be counted again", "replay")
     return looks
+
+
+def _compare(
+    index: int, phase: Phase, n: int, recorded: tuple[int, ...], again: Recount, found: Findings
+) -> ReplayedLook:
+    verdict = "equal"
+    if again.counts != recorded:
+        verdict = "near-ties" if explained(recorded, again.counts, again.near_ties) else "different"
+    if verdict == "different":
+        found.add(
+            index,
+            "votes",
+            f"{phase} n={n}: {list(recorded)}",
+            f"{list(again.counts)} when drawn again; {len(again.near_ties)} near-ties do not explain that",
+            "replay",
+        )
+    return ReplayedLook(index, str(phase), n, recorded, again.counts, verdict, again.near_ties)
 
 
 def choose_evenly(indices: Sequence[int], count: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Never
 
 from certify.audit import fields
@@ -26,6 +27,9 @@ class RunSpec:
         precision: Arithmetic of the forward pass.
         planned: Inputs that the latest command asked for.
         data_size: Number of inputs of the data set.
+        folder: The run folder, where the boundaries of a sequential run are.
+        noise: Parameters of the noise beside its version; empty for versions without any.
+        slack: How much the drawn noise may differ from the law, in probability: what every certificate has to allow for.
     """
 
     kind: str
@@ -40,6 +44,9 @@ class RunSpec:
     precision: str
     planned: tuple[int, ...]
     data_size: int | None
+    folder: Path
+    noise: dict[str, Any]
+    slack: float
 
     @property
     def estimator_name(self) -> str:
@@ -106,6 +113,8 @@ def read_spec(run: RawRun) -> RunSpec:
     for key in ("device_name", "transform"):  # runs of earlier versions have neither
         if identity.get(key) is not None:
             reader.text(identity, key)
+    version = reader.text(identity, "noise_version")
+    noise = {} if identity.get("noise") is None else reader.mapping(identity, "noise")
     norm = reader.text(identity, "norm")
     source = None if identity.get("convert_from") is None else reader.text(identity, "convert_from")
     return RunSpec(
@@ -117,11 +126,25 @@ def read_spec(run: RawRun) -> RunSpec:
         num_classes=num_classes,
         alpha=alpha,
         seed=seed,
-        noise_version=reader.text(identity, "noise_version"),
+        noise_version=version,
         precision=reader.text(identity, "precision"),
         planned=planned,
         data_size=fields.integer(settings.get("data_size")),
+        folder=run.folder,
+        noise=noise,
+        slack=_slack(reader, run.config),
     )
+
+
+def _slack(reader: "_Reader", config: dict[str, Any]) -> float:
+    """The slack that run.json says; whether it is enough is checked with the law (`certify.audit.noise`)."""
+    environment = reader.mapping(config, "environment")
+    if "probability_slack" not in environment:
+        return 0.0  # runs of earlier versions, whose noise claims nothing
+    slack = fields.number(environment.get("probability_slack"))
+    if slack is None or not 0.0 <= slack < 0.5:
+        reader.refuse("environment.probability_slack", "a number in [0, 1/2)", environment.get("probability_slack"))
+    return slack
 
 
 class _Reader:

@@ -1,12 +1,15 @@
 """Who checks what: (kind of run, estimator, law) -> checker. A new kind, estimator or law is one row here."""
 
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 from certify.audit.findings import AuditError, Findings
 from certify.audit.fixed import FixedChecker
 from certify.audit.folder import RawRow
+from certify.audit.grid import GridChecker
+from certify.audit.planned import PlannedChecker
 from certify.audit.radii import GAUSSIAN, LAPLACE, UNIFORM
-from certify.audit.shaped import EXP_INF, EXP_ONE, EXP_P, PARETO, POW_INF, UNIFORM_BALL, shaped
+from certify.audit.shaped import EXP_INF, EXP_ONE, EXP_P, EXP_TWO, PARETO, POW_INF, POW_TWO, UNIFORM_BALL, shaped
 from certify.audit.spec import RunSpec
 
 
@@ -28,14 +31,22 @@ class Checker(Protocol):
         ...
 
 
+LAWS: tuple[FixedChecker, ...] = (
+    *(FixedChecker(law) for law in (GAUSSIAN, LAPLACE, UNIFORM)),
+    *(shaped(family) for family in (EXP_INF, EXP_ONE, EXP_P, EXP_TWO, PARETO, POW_INF, POW_TWO, UNIFORM_BALL)),
+)
+"""Who derives the radii of each law. A new law is one entry here."""
+
+ESTIMATORS: dict[str, Callable[[FixedChecker], Checker]] = {
+    "fixed": lambda law: law,
+    "sequential": lambda law: GridChecker(law, capped=True),
+    "anytime": lambda law: GridChecker(law, capped=False),
+    "planned": PlannedChecker,
+}
+"""Who derives the claims of each estimator from the votes. A new estimator is one row here."""
+
 CHECKERS: dict[tuple[str, str, str], Checker] = {
-    ("smoothing", "fixed", "gaussian"): FixedChecker(GAUSSIAN),
-    ("smoothing", "fixed", "laplace"): FixedChecker(LAPLACE),
-    ("smoothing", "fixed", "uniform"): FixedChecker(UNIFORM),
-    **{
-        ("smoothing", "fixed", family.name): shaped(family)
-        for family in (EXP_INF, EXP_ONE, EXP_P, PARETO, POW_INF, UNIFORM_BALL)
-    },
+    ("smoothing", estimator, law.law.name): make(law) for estimator, make in ESTIMATORS.items() for law in LAWS
 }
 
 

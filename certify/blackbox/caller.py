@@ -41,6 +41,8 @@ class CallSettings:
         for key in ("concurrency", "timeout", "patience", "first_wait"):
             if not 0 < getattr(self, key) < float("inf"):
                 raise UsageError(f"{key} must be positive, got {key}={getattr(self, key)}")
+        if self.per_second is not None and not 0 < self.per_second < float("inf"):
+            raise UsageError(f"the rate must be positive, got {self.per_second} calls a second")
 
 
 @dataclass

@@ -22,6 +22,7 @@ from certify.blackbox.store import StoredAnswer
 from certify.errors import CertifyError
 from certify.files import write_atomically
 from smoothing.estimators.base import Phase
+from smoothing.noise_source import NoiseSource
 from smoothing.votes import VoteRequest
 
 FORMAT = "certify-answers-1"
@@ -65,7 +66,6 @@ class Record:
             raise CertifyError(f"cannot read the log {path}: {getattr(error, 'strerror', None) or error}") from None
         lines = text.splitlines(keepends=True)
         self.header, rows = self._parse(lines)
-        self.labels: LabelMap | None = None
         self._rows: dict[int, list[StoredAnswer]] = {}
         for number, row in enumerate(rows, 2):
             there = self._rows.setdefault(row.key, [])
@@ -130,10 +130,12 @@ class RecordedVotes:
     Args:
         record: The log.
         labels: From labels to classes.
+        noise: Who drew the noisy copies, for the certificates' record.
     """
 
-    def __init__(self, record: Record, labels: LabelMap) -> None:
+    def __init__(self, record: Record, labels: LabelMap, noise: NoiseSource) -> None:
         self.record = record
+        self.noise = noise
         self.labels = labels
         self.num_classes = labels.num_classes
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import torch
 from jaxtyping import Float, Int64, UInt8
 from numpy import ndarray
 from torch import Tensor
@@ -72,6 +73,7 @@ class ServiceVotes:
         store: Where answers are kept.
         settings: Concurrency, rate, patience.
         canaries: Known images, for a service that reports no version; None: no check.
+        before: What happens to noisy images before they become 8-bit images, a denoiser for instance; part of f.
         progress: Called with the number of votes after each call.
         on_retry: Called with the reason of each retry.
         transport: Of httpx, for tests.
@@ -89,6 +91,7 @@ class ServiceVotes:
         *,
         settings: CallSettings | None = None,
         canaries: Canaries | None = None,
+        before: Callable[[Tensor], Tensor] | None = None,
         progress: Callable[[int], None] | None = None,
         on_retry: Callable[[str], None] | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
@@ -100,6 +103,7 @@ class ServiceVotes:
         self.store = store
         self.settings = settings or CallSettings()
         self.canaries = canaries
+        self.before = before
         self.progress = progress
         self._inputs = inputs
         self._loop = asyncio.new_event_loop()
@@ -129,7 +133,7 @@ class ServiceVotes:
         """
         remark: str | None = self._wait(self._caller.check())
         if image is not None:
-            [answer] = self._wait(self._caller.ask(quantize(image[None])))
+            [answer] = self._wait(self._caller.ask(self._encode(image[None])))
             if answer.label is None:
                 raise ServiceError(f"the service gave no label for a clean image: {answer.reason}")
             if self.labels.outcome(answer) == self.num_classes:
@@ -138,6 +142,14 @@ class ServiceVotes:
                     "give a --label-map, or check the order of the class names"
                 )
         return remark
+
+    def check_canaries(self) -> None:
+        """Ask for the labels of the canaries; the first time they become what is expected.
+
+        Raises:
+            ServiceError: If they have changed.
+        """
+        self._watch(set())
 
     def votes(self, requests: Sequence[VoteRequest]) -> Iterator[tuple[VoteRequest, Int64[ndarray, " outcomes"]]]:
         """Yield every request once, complete; see `VoteSource`.
@@ -206,10 +218,16 @@ class ServiceVotes:
                     continue
                 if draw is None:
                     draw = self.noise.bind(self._inputs(request.index), request.index)
-                images = quantize(draw(request.phase, start, stop))
+                images = self._encode(draw(request.phase, start, stop))
                 for at in range(0, len(missing), size):
                     part = missing[at : at + size]
                     yield _Job(request.index, request.phase, part, images[[sample - start for sample in part]])
+
+    def _encode(self, x: Tensor) -> UInt8[ndarray, "batch height width channel"]:
+        if self.before is None:
+            return quantize(x)
+        with torch.inference_mode():
+            return quantize(self.before(x))
 
     def _call(self, jobs: Iterator[_Job]) -> Iterator[list[StoredAnswer]]:
         """Make the calls, store their answers, and hand them on; nothing is lost that was answered before an interrupt."""

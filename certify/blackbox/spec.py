@@ -1,7 +1,8 @@
 """A prediction service as the base classifier of a run: all that is decided about it before the first question."""
 
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +61,15 @@ class Service:
         adapter: How it is asked.
         labels: From its labels to classes.
         options: What was asked for.
+        before: Denoiser before the 8-bit step, or None.
+        before_digest: What that denoiser is.
     """
 
     adapter: Adapter
     labels: LabelMap
     options: ServiceOptions
+    before: Callable[[Any], Any] | None = None
+    before_digest: str | None = None
 
     @property
     def canaries(self) -> int:
@@ -73,12 +78,22 @@ class Service:
 
     def describe(self) -> dict[str, Any]:
         """Return what can change a label: part of a run's identity, without secrets."""
-        return {"adapter": self.adapter.describe(), "labels": self.labels.describe(), "encoding": "clip, 8 bit"}
+        return {
+            "adapter": self.adapter.describe(),
+            "labels": self.labels.describe(),
+            "encoding": "clip, 8 bit",
+            "denoiser": self.before_digest,
+        }
+
+    def behind(self, spec: str, sigma: float | None, channels: int) -> "Service":
+        """Return the same service behind a denoiser; see `certify.denoising.wrap.find_denoiser`."""
+        from certify.denoising.wrap import find_denoiser
+
+        denoiser, told, digest, _ = find_denoiser(spec, sigma, channels)
+        return replace(self, before=lambda x: denoiser(x, told), before_digest=f"{digest} {told.hex()}")
 
     def as_model(self, spec: str) -> LoadedModel:
         """Return the stand-in for a classifier that a run plan holds; it cannot be called on this machine."""
-        import json
-
         return LoadedModel(
             spec=spec,
             classifier=_cannot_be_called,

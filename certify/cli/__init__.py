@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from certify import __version__
-from certify.cli import audit, demo, merge, plan, predict, radius, report, run, train
+from certify.cli import attack, audit, compare, demo, denoise, merge, plan, predict, radius, report, run, train, verify
 
 app = typer.Typer(
     name="certify",
@@ -48,10 +48,14 @@ app.command("train")(train.train)
 app.command("run")(run.run)
 app.command("report")(report.report)
 app.command("audit")(audit.audit)
+app.command("attack")(attack.attack)
+app.command("verify")(verify.verify)
+app.command("compare")(compare.compare)
 app.command("plan")(plan.plan)
 app.command("merge")(merge.merge)
 app.command("predict")(predict.predict)
 app.command("radius")(radius.radius)
+app.add_typer(denoise.app, name="denoise")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -62,8 +62,11 @@ def audit(
 
     [bold]--replay K[/bold] goes further: after comparing the digests of model, data and inputs, it draws the noise of K
     inputs again from the recorded seed, and compares the votes. Votes that the last bits decide (near-ties) are listed;
-    only they may differ. The noise is the same only on the recorded kind of device (GPU: the same
-    model) with the recorded version of torch.
+    only they may differ. Floating-point noise (torch-block-v1) is the same only on the recorded kind of device (GPU: the
+    same model) with the recorded version of torch; integer noise (philox-int-v1) is the same everywhere.
+
+    A verification run (certify verify) has no votes: its bounds are evaluated again from their recorded slopes, its
+    counterexamples by the network; what rests on a solver's word alone is listed apart.
 
     Exit code 0: everything follows from the votes. 1: something does not, or cannot be checked.
 
@@ -76,8 +79,16 @@ def audit(
     certify audit runs/mine --indices 3,17 --model checkpoints/copy --data-root /data --json
     """
     from certify.audit.auditing import audit_folder
+    from certify.audit.folder import is_run_of
     from certify.errors import UsageError
 
+    if is_run_of(folder, "verify"):
+        from certify.cli.audit_verify import audit_verify
+
+        if count is not None or indices is not None:
+            raise UsageError("a verification run has no votes to replay: leave --replay and --indices out")
+        audit_verify(folder, model=model, data=data, data_root=data_root, trust_pickle=trust_pickle, as_json=json)
+        return
     if count is not None and count < 1:
         raise UsageError(f"--replay must be at least 1, got K={count}")
     if count is not None and indices is not None:
@@ -128,8 +139,10 @@ def _replay(report: "AuditReport", chosen: list[int], options: "ReplayOptions", 
 
     tune_allocator()
     wanted = set(chosen)
-    looks = [look for row in report.run.rows if row.index in wanted for look in row.looks]
-    with _watch(sum(look.n for look in looks if isinstance(look.n, int)), quiet) as on_votes:
+    looks = [(row.index, look) for row in report.run.rows if row.index in wanted for look in row.looks]
+    # A look is a prefix: the last one of a phase contains the others.
+    last = {(index, str(look.phase)): look.n for index, look in looks if isinstance(look.n, int)}
+    with _watch(sum(last.values()), quiet) as on_votes:
         return replay(report.run, report.spec, chosen, options, on_votes=on_votes)
 
 
@@ -169,7 +182,7 @@ class _LineLog:
 def _print_report(report: "AuditReport", replayed: "ReplayReport | None", mismatches: "list[Mismatch]") -> None:
     out = console()
     if mismatches:
-        _print_mismatches(mismatches)
+        print_mismatches(mismatches)
     for note in report.notes:
         out.print(f"note: {note}", markup=False)
     compared = f" (and in {', '.join(report.exports)})" if report.exports else ""
@@ -184,7 +197,8 @@ def _print_report(report: "AuditReport", replayed: "ReplayReport | None", mismat
     out.print(f"alpha = {report.spec.alpha:g} per input; over all {report.checked} inputs, at most {everywhere:g}.")
 
 
-def _print_mismatches(mismatches: "list[Mismatch]") -> None:
+def print_mismatches(mismatches: "list[Mismatch]") -> None:
+    """Print a table of mismatches."""
     from rich.table import Table
     from rich.text import Text
 

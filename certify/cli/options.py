@@ -1,9 +1,12 @@
 """Options that several commands share: model, data, law, estimator, selection."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from certify.estimators import EstimatorOptions
 
 LAW_PARAMETERS = {
     "gaussian": (),
@@ -109,8 +112,98 @@ ConvertFromOption = Annotated[
         show_default=False,
     ),
 ]
-N0Option = Annotated[int, typer.Option("--n0", help="Votes that select the class.")]
-NOption = Annotated[int, typer.Option("--n", help="Fresh votes that bound its probability.")]
+N0Option = Annotated[
+    int | None, typer.Option("--n0", help="fixed: votes that select the class (default 100).", show_default=False)
+]
+NOption = Annotated[
+    int | None,
+    typer.Option("--n", help="fixed: fresh votes that bound its probability (default 100,000).", show_default=False),
+]
+EstimatorOption = Annotated[
+    str,
+    typer.Option(
+        "--estimator",
+        help="Policy over votes: fixed (n0 + n votes for every input, as published), sequential (decides a grid of radii "
+        "with as few votes as it takes), anytime (the same without a cap: may be given more votes later), planned (a pilot "
+        "names n).",
+    ),
+]
+RadiiOption = Annotated[
+    str | None,
+    typer.Option(
+        "--radii",
+        help="sequential, anytime: radii to decide, such as 0,0.25,0.5 (default: steps of 0.25 up to what the cap can "
+        "reach).",
+        show_default=False,
+    ),
+]
+CapOption = Annotated[
+    str | None,
+    typer.Option(
+        "--cap",
+        help='sequential, anytime, planned: votes per input at most (default 100,000); anytime also takes "none".',
+        show_default=False,
+    ),
+]
+FreeOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--free/--label-directed",
+        help="sequential, anytime, planned: certify the class that the votes name, or test the label itself, which needs "
+        "fewer votes (default: label-directed).",
+        show_default=False,
+    ),
+]
+MethodOption = Annotated[
+    str | None,
+    typer.Option(
+        "--method",
+        help="sequential: boundaries by gse (exact group-sequential) or zmix (calibrated mixture).",
+        show_default=False,
+    ),
+]
+FutilityOption = Annotated[
+    float | None,
+    typer.Option(
+        "--futility",
+        help="sequential: give a radius up where the predictive probability of certifying it by the cap is below this; "
+        "costs certificates, never soundness.",
+        show_default=False,
+    ),
+]
+BetaOption = Annotated[
+    float | None,
+    typer.Option("--beta", help="sequential, anytime: error probability of refutations.", show_default=False),
+]
+PilotOption = Annotated[
+    int | None, typer.Option("--pilot", help="planned: votes of the pilot (default 1,000).", show_default=False)
+]
+LossOption = Annotated[
+    float | None,
+    typer.Option(
+        "--loss",
+        help="planned: share of the radius that may be lost against the cap (default 0.05).",
+        show_default=False,
+    ),
+]
+RunnerUpOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--runner-up",
+        help="fixed: bound the runner-up too, at a tenth of alpha, for a radius from both classes; may certify a class "
+        "with less than half of the votes.",
+        show_default=False,
+    ),
+]
+NoiseVersionOption = Annotated[
+    str,
+    typer.Option(
+        "--noise-version",
+        help="philox-int-v1 (integer noise, for data on a grid and gaussian, laplace or uniform noise: no gap between "
+        "theorem and machine), torch-block-v1 (floating point, for everything), or auto: the folder's, else the former "
+        "where it is possible.",
+    ),
+]
 AlphaOption = Annotated[float, typer.Option("--alpha", help="Error probability per input, one-sided.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of the noise.")]
 BatchOption = Annotated[
@@ -154,6 +247,14 @@ NormalisationOption = Annotated[
         show_default=False,
     ),
 ]
+DenoiserOption = Annotated[
+    str | None,
+    typer.Option(
+        "--denoiser",
+        help="Put a denoiser before the model: folder of a trained one (certify denoise train), or classical:NAME.",
+        show_default=False,
+    ),
+]
 StrideOption = Annotated[int, typer.Option("--stride", help="Take every k-th input.")]
 SkipOption = Annotated[int, typer.Option("--skip", help="Leave out the first inputs.")]
 MaxOption = Annotated[int | None, typer.Option("--max", help="Take at most this many inputs.", show_default=False)]
@@ -171,3 +272,134 @@ ShardOption = Annotated[
     ),
 ]
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="Run folder.", show_default=False)]
+
+
+def estimator_options(name: str, n0: int | None, n: int | None, **given: Any) -> tuple["EstimatorOptions", int, int]:
+    """Return the estimator that was asked for, with n0 and n.
+
+    Raises:
+        UsageError: If n0 or n was given to an estimator that takes neither.
+    """
+    from certify.errors import UsageError
+    from certify.estimators import EstimatorOptions
+
+    if name != "fixed" and (n0 is not None or n is not None):
+        raise UsageError(
+            f"--n0 and --n are for --estimator fixed, got {'--n0' if n is None else '--n'} with --estimator {name}; "
+            "--cap is the largest number of votes there"
+        )
+    return EstimatorOptions(name, **given), 100 if n0 is None else n0, 100_000 if n is None else n
+
+
+AdapterOption = Annotated[
+    str,
+    typer.Option(
+        "--adapter",
+        help="MODEL is an address: how it is asked. oip, http-json, openai-chat, hf-endpoint or rekognition.",
+    ),
+]
+ServiceOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--service",
+        help="Service: an option of the adapter, as in --service model=resnet; a wrong one is answered with the list.",
+        show_default=False,
+    ),
+]
+LabelMapOption = Annotated[
+    Path | None,
+    typer.Option("--label-map", help="Service: CSV file of label,class; other labels are invalid.", show_default=False),
+]
+ClassNamesOption = Annotated[
+    str | None,
+    typer.Option("--class-names", help="Service: names of the classes, comma separated, in order.", show_default=False),
+]
+ConcurrencyOption = Annotated[
+    int, typer.Option("--concurrency", help="Service: calls in flight; also what a kill may pay twice.")
+]
+RateOption = Annotated[
+    float | None, typer.Option("--rate", help="Service: calls a second at most.", show_default=False)
+]
+PatienceOption = Annotated[
+    float, typer.Option("--patience", help="Service: seconds until a question without any answer counts as invalid.")
+]
+MaxQueriesOption = Annotated[
+    int | None, typer.Option("--max-queries", help="Service: images to ask about, at most.", show_default=False)
+]
+MaxCostOption = Annotated[
+    float | None, typer.Option("--max-cost", help="Service: money to spend, at most.", show_default=False)
+]
+PriceOption = Annotated[
+    float | None,
+    typer.Option("--price-per-1000", help="Service: price of 1,000 images, in any currency.", show_default=False),
+]
+PriceDateOption = Annotated[
+    str | None, typer.Option("--price-date", help="Service: day of that price, as in 2026-11-27.", show_default=False)
+]
+CanariesOption = Annotated[
+    int,
+    typer.Option(
+        "--canaries", help="Service without versions: known images asked about before, during (every 10 min) and after."
+    ),
+]
+RandomServiceOption = Annotated[
+    bool, typer.Option("--random-service", help="Service: it answers at random by design, so canaries are off.")
+]
+RecordOption = Annotated[
+    Path | None, typer.Option("--record", help="Service: write all answers to this log.", show_default=False)
+]
+FromRecordOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--from-record", help="Certify from a log of answers, offline, instead of asking.", show_default=False
+    ),
+]
+
+
+def service_options(
+    model: str,
+    *,
+    adapter: str,
+    service: list[str] | None,
+    label_map: Path | None,
+    class_names: str | None,
+    concurrency: int,
+    rate: float | None,
+    patience: float,
+    max_queries: int | None,
+    max_cost: float | None,
+    price: float | None,
+    price_date: str | None,
+    canaries: int,
+    random_service: bool,
+    record: Path | None,
+    from_record: Path | None,
+) -> Any:
+    """Return how a service is asked, where the model is one or one of the options was given; else None.
+
+    Raises:
+        UsageError: If a value is out of range, or a package is missing.
+    """
+    asked = (service, label_map, class_names, max_queries, max_cost, price, record, from_record)
+    if not model.startswith(("http://", "https://")) and all(value is None for value in asked):
+        return None
+    from certify.errors import UsageError
+
+    try:
+        from certify.blackbox.budget import Budget
+        from certify.blackbox.caller import CallSettings
+        from certify.blackbox.spec import ServiceOptions
+    except ImportError as error:
+        raise UsageError(f"prediction services need {error.name}: pip install 'wulff[api]'") from None
+    return ServiceOptions(
+        adapter=adapter,
+        options=tuple(service or ()),
+        label_map=label_map,
+        class_names=None if class_names is None else tuple(name.strip() for name in class_names.split(",")),
+        calls=CallSettings(concurrency=concurrency, per_second=rate, patience=patience),
+        budget=Budget(max_queries, max_cost, price, price_date),
+        canaries=canaries,
+        is_random=random_service,
+        record=record,
+        from_record=from_record,
+    )

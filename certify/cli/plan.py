@@ -20,9 +20,20 @@ def plan(
     p: o.POption = None,
     norm: o.NormOption = "l2",
     convert_from: o.ConvertFromOption = None,
-    n: o.NOption = 100_000,
-    n0: o.N0Option = 100,
+    estimator: o.EstimatorOption = "fixed",
+    n: o.NOption = None,
+    n0: o.N0Option = None,
+    radii: o.RadiiOption = None,
+    cap: o.CapOption = None,
+    free: o.FreeOption = None,
+    method: o.MethodOption = None,
+    futility: o.FutilityOption = None,
+    beta: o.BetaOption = None,
+    pilot: o.PilotOption = None,
+    loss: o.LossOption = None,
+    runner_up: o.RunnerUpOption = None,
     alpha: o.AlphaOption = 0.001,
+    noise_version: o.NoiseVersionOption = "auto",
     split: o.SplitOption = "test",
     data_root: DataRootOption = None,
     stride: o.StrideOption = 1,
@@ -37,7 +48,21 @@ def plan(
     num_classes: o.ClassesOption = None,
     architecture: o.ArchitectureOption = None,
     normalisation: o.NormalisationOption = None,
+    denoiser: o.DenoiserOption = None,
     trust_pickle: TrustPickleOption = False,
+    adapter: o.AdapterOption = "oip",
+    service: o.ServiceOption = None,
+    label_map: o.LabelMapOption = None,
+    class_names: o.ClassNamesOption = None,
+    concurrency: o.ConcurrencyOption = 8,
+    rate: o.RateOption = None,
+    patience: o.PatienceOption = 300.0,
+    max_queries: o.MaxQueriesOption = None,
+    max_cost: o.MaxCostOption = None,
+    price: o.PriceOption = None,
+    price_date: o.PriceDateOption = None,
+    canaries: o.CanariesOption = 0,
+    random_service: o.RandomServiceOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Say what a run would cost and could reach, without certifying anything.
@@ -57,6 +82,20 @@ def plan(
     from certify.setup import RunOptions, prepare
 
     tune_allocator()
+    policy, n0_votes, n_votes = o.estimator_options(
+        estimator,
+        n0,
+        n,
+        radii=radii,
+        cap=cap,
+        free=free,
+        method=method,
+        futility=futility,
+        beta=beta,
+        pilot=pilot,
+        precision=loss,
+        runner_up=runner_up,
+    )
     prepared = prepare(
         RunOptions(
             model=model,
@@ -69,9 +108,11 @@ def plan(
             ),
             norm=norm,
             convert_from=convert_from,
-            n0=n0,
-            n=n,
+            n0=n0_votes,
+            n=n_votes,
             alpha=alpha,
+            estimator=policy,
+            noise_version=noise_version,
             batch_size=batch_size,
             precision=precision,
             channels_last=channels_last,
@@ -84,11 +125,40 @@ def plan(
             num_classes=num_classes,
             architecture=architecture,
             normalisation=normalisation,
+            service=o.service_options(
+                model,
+                adapter=adapter,
+                service=service,
+                label_map=label_map,
+                class_names=class_names,
+                concurrency=concurrency,
+                rate=rate,
+                patience=patience,
+                max_queries=max_queries,
+                max_cost=max_cost,
+                price=price,
+                price_date=price_date,
+                canaries=canaries,
+                random_service=random_service,
+                record=None,
+                from_record=None,
+            ),
+            denoiser=denoiser,
             trust_pickle=trust_pickle,
             out=Path("unused"),
         ),
         dict(os.environ),
     )
+    if prepared.plan.service is not None:
+        from certify.blackbox.forecast import forecast_text, service_forecast
+
+        found = service_forecast(prepared.plan)
+        if as_json:
+            print_json(found)
+        else:
+            for line in forecast_text(found):
+                console().print(line)
+        return
     measured = preflight(prepared.plan)
     rows = forecast(prepared.plan, measured.votes_per_second)
     if as_json:
@@ -111,4 +181,4 @@ def plan(
         f"{measured.clean_accuracy:.1%} on {measured.checked}; {measured.votes_per_second:,.0f} samples/s on "
         f"{prepared.plan.device}"
     )
-    out.print(forecast_table(rows, n))
+    out.print(forecast_table(rows, prepared.plan))

@@ -95,6 +95,7 @@ def radius(
         o.law_parameters(sigma=sigma, scale=scale, half_width=half_width, ball_radius=ball_radius, k=k, j=j, a=a, p=p)
     )
     laws = build_laws(choices, parse_shape(shape), shared)
+    use_cache()
     if plot is not None:
         options = {"--p-lower": p_lower, "--q-upper": q_upper, "--p-upper": p_upper, "--votes": votes}
         useless = [name for name, value in {**options, "--convert-from": convert_from}.items() if value is not None]
@@ -102,7 +103,6 @@ def radius(
             raise UsageError(f"--plot draws each law's own radius at every p: leave out {', '.join(useless)}")
         _plot(laws, norm, plot, as_json)
         return
-    use_cache()
     result = calculate(
         law=laws[0],
         norm=norm,

@@ -47,6 +47,13 @@ def report(
     envelope: Annotated[
         bool, typer.Option("--envelope", help="Also draw the best of all sources at each radius (not one classifier).")
     ] = False,
+    limit: Annotated[
+        bool,
+        typer.Option(
+            "--limit",
+            help="Also draw, for each run, what no additive noise of its sigma could exceed with the same bounds on p.",
+        ),
+    ] = False,
     html: Annotated[bool, typer.Option("--html/--no-html", help="Write report.html.")] = True,
     name: Annotated[
         list[str] | None,
@@ -85,6 +92,7 @@ def report(
         names=name or (),
         compare=compare,
         envelope=envelope,
+        limit=limit,
         html=html,
     )
     for notice in result.notices:

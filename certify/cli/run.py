@@ -32,9 +32,20 @@ def run(
     p: o.POption = None,
     norm: o.NormOption = "l2",
     convert_from: o.ConvertFromOption = None,
-    n: o.NOption = 100_000,
-    n0: o.N0Option = 100,
+    estimator: o.EstimatorOption = "fixed",
+    n: o.NOption = None,
+    n0: o.N0Option = None,
+    radii: o.RadiiOption = None,
+    cap: o.CapOption = None,
+    free: o.FreeOption = None,
+    method: o.MethodOption = None,
+    futility: o.FutilityOption = None,
+    beta: o.BetaOption = None,
+    pilot: o.PilotOption = None,
+    loss: o.LossOption = None,
+    runner_up: o.RunnerUpOption = None,
     alpha: o.AlphaOption = 0.001,
+    noise_version: o.NoiseVersionOption = "auto",
     seed: o.SeedOption = 0,
     split: o.SplitOption = "test",
     data_root: DataRootOption = None,
@@ -51,7 +62,24 @@ def run(
     num_classes: o.ClassesOption = None,
     architecture: o.ArchitectureOption = None,
     normalisation: o.NormalisationOption = None,
+    denoiser: o.DenoiserOption = None,
     trust_pickle: TrustPickleOption = False,
+    adapter: o.AdapterOption = "oip",
+    service: o.ServiceOption = None,
+    label_map: o.LabelMapOption = None,
+    class_names: o.ClassNamesOption = None,
+    concurrency: o.ConcurrencyOption = 8,
+    rate: o.RateOption = None,
+    patience: o.PatienceOption = 300.0,
+    max_queries: o.MaxQueriesOption = None,
+    max_cost: o.MaxCostOption = None,
+    price: o.PriceOption = None,
+    price_date: o.PriceDateOption = None,
+    canaries: o.CanariesOption = 0,
+    random_service: o.RandomServiceOption = False,
+    record: o.RecordOption = None,
+    from_record: o.FromRecordOption = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Service: do not ask before money is spent.")] = False,
     quiet: QuietOption = False,
     preflight_: Annotated[
         bool, typer.Option("--preflight/--no-preflight", help="Measure clean accuracy and speed on 64 inputs first.")
@@ -61,13 +89,22 @@ def run(
     """Certify a data set: one certificate per input, journalled, resumable.
 
     Interrupt it whenever you like (Ctrl-C, SIGTERM, a power cut) and repeat the same line to resume; the votes are the
-    same as those of an undisturbed run. A repeat with other settings in the same folder is refused, with the difference.
+    same as those of an undisturbed run. A repeat with other settings in the same folder is refused, with the difference;
+    more votes (anytime) or further radii of the same grid (sequential, anytime) continue a run where that is sound.
+
+    Results are certified, refuted, undecided or abstained. In certificates.tsv an input without a proved class has predict
+    -1 (abstained), -2 (undecided: the votes did not suffice) or -3 (refuted: the smallest radius is not reached).
 
     [bold]Examples[/bold]
 
     certify run models/mnist-lenet --data mnist --n 10000 --stride 20 --out runs/mnist
 
+    certify run models/mnist-lenet --data mnist --estimator sequential --radii 0,0.5,1 --out runs/curve
+
     certify run torchvision:resnet50 --data imagenet --noise gaussian --sigma 0.25 --stride 100 --out runs/imagenet
+
+    certify run https://api.example.com --adapter http-json --service file=api.toml --data my.npz --noise gaussian
+    --sigma 0.25 --n 1000 --max-queries 20000 --out runs/api
 
     certify run mypackage.mymodule:make --data my.npz --noise uniform --sigma 0.5 --norm l1 --out runs/mine
     """
@@ -80,6 +117,20 @@ def run(
     from certify.setup import RunOptions, prepare
 
     tune_allocator()
+    policy, n0_votes, n_votes = o.estimator_options(
+        estimator,
+        n0,
+        n,
+        radii=radii,
+        cap=cap,
+        free=free,
+        method=method,
+        futility=futility,
+        beta=beta,
+        pilot=pilot,
+        precision=loss,
+        runner_up=runner_up,
+    )
     prepared = prepare(
         RunOptions(
             model=model,
@@ -92,9 +143,11 @@ def run(
             ),
             norm=norm,
             convert_from=convert_from,
-            n0=n0,
-            n=n,
+            n0=n0_votes,
+            n=n_votes,
             alpha=alpha,
+            estimator=policy,
+            noise_version=noise_version,
             seed=seed,
             batch_size=batch_size,
             precision=precision,
@@ -109,6 +162,25 @@ def run(
             num_classes=num_classes,
             architecture=architecture,
             normalisation=normalisation,
+            service=o.service_options(
+                model,
+                adapter=adapter,
+                service=service,
+                label_map=label_map,
+                class_names=class_names,
+                concurrency=concurrency,
+                rate=rate,
+                patience=patience,
+                max_queries=max_queries,
+                max_cost=max_cost,
+                price=price,
+                price_date=price_date,
+                canaries=canaries,
+                random_service=random_service,
+                record=record,
+                from_record=from_record,
+            ),
+            denoiser=denoiser,
             trust_pickle=trust_pickle,
             out=Path(out),
             command=tuple(sys.argv),
@@ -123,13 +195,22 @@ def run(
         notes.print(note)
     if not quiet:
         describe(notes, plan)
-        if preflight_:
+        if preflight_ and plan.service is None:
             announce(notes, plan, preflight(plan))
+    if plan.service is not None and plan.service.options.from_record is None:
+        confirm_spending(notes, plan, yes=yes)
     try:
-        with watch(len(plan.indices), plan.votes_per_input, quiet=quiet) as observer:
-            rows = execute(plan, on_votes=observer.on_votes, on_row=observer.on_row)
+        with watch(len(plan.indices), plan.votes_per_input, quiet=quiet, decides=plan.grid is not None) as observer:
+            rows = execute(
+                plan,
+                on_votes=observer.on_votes,
+                on_row=observer.on_row,
+                on_curve=observer.on_curve if plan.grid is not None else None,
+            )
     except KeyboardInterrupt:
-        notes.print(f"every finished input is in {plan.out}; repeat the same command to resume")
+        notes.print(
+            f"every finished input is in {plan.out}, and the votes of others; repeat the same command to resume"
+        )
         raise
     finish(plan, rows, as_json)
 
@@ -142,21 +223,55 @@ def describe(out: Any, plan: Any) -> None:
     out.print(f"data    {plan.data.name}, {plan.data.split}: {len(plan.indices)} of {len(plan.data)} inputs")
     converted = "" if plan.convert_from is None else f", converted from {plan.convert_from}"
     out.print(f"noise   {law_text(plan.law)}; norm {plan.norm}{converted}")
+    slack = plan.noise_source().probability_slack
+    allowed = f", which may be off by {slack:.2g} in probability: taken into account" if slack else ""
+    out.print(f"drawn   {plan.noise['version']}{allowed}")
     out.print(
-        f"votes   n0 = {plan.estimator.n0:,}, n = {plan.estimator.n:,}, alpha = {plan.estimator.alpha:g} per input; "
-        f"largest possible radius {plan.largest_radius():.4g}"
+        f"votes   {policy_text(plan)}, alpha = {plan.estimator.alpha:g} per input; largest possible radius "
+        f"{plan.largest_radius():.4g}"
     )
+
+
+def confirm_spending(out: Any, plan: Any, *, yes: bool) -> None:
+    """Print what a run on a service will ask and cost, and where it costs money, ask whether that is meant.
+
+    Raises:
+        typer.Exit: If it is not.
+    """
+    from certify.blackbox.forecast import forecast_text, service_forecast
+
+    for line in forecast_text(service_forecast(plan)):
+        out.print(line)
+    if plan.service.options.budget.paid and not yes and not typer.confirm("Spend it?", err=True):
+        raise typer.Exit(130)
+
+
+def policy_text(plan: Any) -> str:
+    """Return the estimator in words."""
+    settings = plan.estimator.describe()
+    if settings["name"] == "fixed":
+        rival = ", runner-up bounded" if settings.get("runner_up") else ""
+        return f"n0 = {settings['n0']:,}, n = {settings['n']:,}{rival}"
+    most = "no cap" if plan.votes_per_input is None else f"at most {plan.votes_per_input:,} per input"
+    mode = "tests the label" if settings["mode"] == "label" else "certifies the class that the votes name"
+    grid = "" if plan.grid is None else f", radii {', '.join(f'{r:g}' for r in plan.grid)}"
+    return f"{settings['name']}, {mode}, {most}{grid}"
 
 
 def announce(out: Any, plan: Any, found: Any) -> None:
     """Print what the preflight measured: clean accuracy, speed, expected time."""
     from certify.progress import clock
 
-    votes = len(plan.indices) * plan.votes_per_input
-    out.print(
+    measured = (
         f"before  clean accuracy {found.clean_accuracy:.1%} on {found.checked} inputs; about "
-        f"{found.votes_per_second:,.0f} samples/s, so {clock(votes / found.votes_per_second)} for {votes:,} samples"
+        f"{found.votes_per_second:,.0f} samples/s"
     )
+    if plan.votes_per_input is None:
+        out.print(f"{measured}; no cap on the samples")
+        return
+    votes = len(plan.indices) * plan.votes_per_input
+    most = "" if plan.estimator.name == "fixed" else "at most "
+    out.print(f"{measured}, so {most}{clock(votes / found.votes_per_second)} for {most}{votes:,} samples")
 
 
 def finish(plan: Any, rows: list[Any], as_json: bool) -> None:
@@ -165,12 +280,28 @@ def finish(plan: Any, rows: list[Any], as_json: bool) -> None:
     from certify.summary import summarize, summary_table
 
     wanted = set(plan.indices)
-    result = summarize([row for row in rows if row.index in wanted], plan.largest_radius())
+    result = summarize([row for row in rows if row.index in wanted], plan.largest_radius(), plan.grid)
     if as_json:
-        print_json({"out": str(plan.out), "alpha": plan.estimator.alpha, "n": plan.estimator.n, **result})
+        n = getattr(plan.estimator, "n", plan.votes_per_input)
+        print_json(
+            {
+                "out": str(plan.out),
+                "estimator": plan.estimator.name,
+                "alpha": plan.estimator.alpha,
+                "n": n,
+                "noise_version": plan.noise["version"],
+                **result,
+            }
+        )
         return
     out = console()
     out.print(summary_table(result, f"{plan.data.name}, {plan.norm}, {law_text(plan.law)}"))
+    if plan.estimator.name != "fixed":
+        most = plan.votes_per_input
+        saved = "" if most is None else f", {1 - result['votes'] / (most * result['inputs']):.1%} fewer than the cap"
+        out.print(f"{result['votes']:,} votes, {result['votes'] / result['inputs']:,.0f} per input{saved}")
+    if plan.grid is not None:
+        out.print("ACR is a lower sum: every input counts with the largest radius of the grid that was certified")
     if result["invalid_votes"]:
         out.print(
             f"{result['invalid_votes']:,} votes were invalid (non-finite scores or labels outside the classes); "

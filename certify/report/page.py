@@ -7,9 +7,14 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+from jaxtyping import Float64
+from numpy import ndarray
+
 from certify import __version__
+from certify.metrics import CertifiedSet
+from certify.report.limits import LIMIT_CAVEAT
 from certify.report.paired import PairedComparison
-from certify.report.plots import curve_figure, outcome_bars, radius_histogram, render
+from certify.report.plots import curve_figure, outcome_bars, radius_histogram, render, unproved_counts
 from certify.report.sources import Source
 from certify.report.strips import Strips, make_strips
 from certify.report.tables import CertifiedTable, TableRow
@@ -17,6 +22,7 @@ from certify.report.wording import (
     ENVELOPE_CAVEAT,
     alpha_sentences,
     confidence_text,
+    grid_sentences,
     inputs_text,
     interval_caption,
     invalid_sentences,
@@ -36,6 +42,8 @@ from certify.rundir import Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+Limits = Sequence[Float64[ndarray, " inputs"] | None]
 
 LARGEST_BYTES = 1_000_000
 STRIPS = 12
@@ -70,6 +78,7 @@ def render_page(
     comparisons: Sequence[PairedComparison],
     *,
     envelope: bool = False,
+    limits: Limits = (),
     strips: int = STRIPS,
 ) -> str:
     """Return the report as HTML.
@@ -82,7 +91,7 @@ def render_page(
     text = files("certify.report").joinpath("page.html.j2").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(text)
-    context = _context(sources, table, comparisons, envelope)
+    context = _context(sources, table, comparisons, envelope, limits)
     shown = {source.path: make_strips(source.run, _per_run(strips, sources)) for source in sources if source.run}
     page = ""
     for data, kept in (("text", 1.0), ("packed", 1.0), ("none", 1.0), ("none", 0.5), ("none", 0.0)):
@@ -97,7 +106,11 @@ def render_page(
 
 
 def _context(
-    sources: Sequence[Source], table: CertifiedTable, comparisons: Sequence[PairedComparison], envelope: bool
+    sources: Sequence[Source],
+    table: CertifiedTable,
+    comparisons: Sequence[PairedComparison],
+    envelope: bool,
+    limits: Limits,
 ) -> dict[str, Any]:
     sets = table.sets
     return {
@@ -109,11 +122,13 @@ def _context(
         "interval_caption": interval_caption(table.confidence),
         "confidence": confidence_text(table.confidence),
         "radii": [number(r) for r in table.radii],
-        "rows": [_row(row) for row in table.rows],
+        "rows": [_row(row, table) for row in table.rows],
+        "reasons": ["abstain %", *(["undecided %", "refuted %"] if table.three_valued else [])],
+        "grids": grid_sentences(sets),
         "population": [_population(row) for row in table.rows if row.population is not None],
         "alpha": alpha_sentences(sets),
         "claims": _claims(sources),
-        "figures": _figures(table, envelope),
+        "figures": _figures(table, envelope, limits),
         "envelope": ENVELOPE_CAVEAT if envelope else "",
         "comparisons": [{"sentences": c.sentences(), "header": c.header(), "rows": c.cells()} for c in comparisons],
         "settings": [(source.certified.name, _settings(source)) for source in sources],
@@ -121,10 +136,11 @@ def _context(
     }
 
 
-def _row(row: TableRow) -> dict[str, Any]:
+def _row(row: TableRow, table: CertifiedTable) -> dict[str, Any]:
     certified = row.certified
     # ACR and abstention before the radii, of which there may be more than a screen is wide.
-    cells = [(mean_text(row.acr), mean_interval(row.acr)), (percent(row.abstention), percent_interval(row.abstention))]
+    cells = [(mean_text(row.acr), mean_interval(row.acr))]
+    cells += [(percent(share), percent_interval(share)) for share in table.outcomes(row)]
     cells += [(percent(share), percent_interval(share)) for share in row.accuracies]
     return {"name": certified.name, "notice": certified.notice, "inputs": inputs_text(certified), "cells": cells}
 
@@ -147,7 +163,12 @@ def _claims(sources: Sequence[Source]) -> list[dict[str, Any]]:
         certificates = [row.certificate for row in source.run.rows]
         guarantee = " / ".join(sorted({certificate.guarantee for certificate in certificates}))
         covers = " / ".join(sorted({certificate.covers for certificate in certificates}))
-        statement = f"For each input x by itself that did not abstain: {guarantee}."
+        statement = f"For each input x by itself for which a class is proved: {guarantee}."
+        slack = max(certificate.probability_slack for certificate in certificates)
+        if slack > 0.0:
+            statement += (
+                f" The drawn noise may differ from the law by {slack:.2g} in probability; the bounds allow for it."
+            )
         grouped.setdefault((statement, covers), []).append(_claim_details(source, source.run))
     return [{"statement": s, "covers": covers, "details": details} for (s, covers), details in grouped.items()]
 
@@ -160,9 +181,15 @@ def _claim_details(source: Source, run: Run) -> str:
         f"{marked_name(certified)}: {over_text(certified)} of {run.config['settings']['data']} ({identity['split']}); "
         f"alpha = {certified.alpha:g}; norm {certified.norm}{converted}; law {certified.law}; f = "
         f"{run.config['settings'].get('model')} at precision {identity['precision']}, model digest "
-        f"{str(identity['model_digest'])[:16]}; n0 = {certified.n0} selection votes, n = {certified.n} "
-        "estimation votes."
+        f"{str(identity['model_digest'])[:16]}; {_votes_text(source.certified)}."
     )
+
+
+def _votes_text(certified: CertifiedSet) -> str:
+    if certified.grid is None and certified.n is not None:
+        return f"n0 = {certified.n0} selection votes, n = {certified.n} estimation votes"
+    most = "no cap" if certified.cap is None else f"at most {certified.cap} votes per input"
+    return f"estimator {certified.estimator}, {most}"
 
 
 def _settings(source: Source) -> list[tuple[str, str]]:
@@ -197,7 +224,7 @@ def _flatten(values: Any, prefix: str = "") -> list[tuple[str, str]]:
     return [(prefix, text if len(text) <= 400 else f"{text[:399]}…")]
 
 
-def _figures(table: CertifiedTable, envelope: bool) -> list[InlineFigure]:
+def _figures(table: CertifiedTable, envelope: bool, limits: Limits) -> list[InlineFigure]:
     sets = table.sets
     curve = "; ".join(
         f"{marked_name(row.certified)}: "
@@ -206,21 +233,22 @@ def _figures(table: CertifiedTable, envelope: bool) -> list[InlineFigure]:
     )
     outcomes = "; ".join(
         f"{marked_name(row.certified)}: {row.certified.correct.sum()} right, "
-        f"{(~row.certified.correct & ~row.certified.abstained).sum()} wrong, {row.abstention.count} abstained of "
-        f"{len(row.certified)}"
+        f"{(~row.certified.correct & ~row.certified.unproved).sum()} wrong, "
+        f"{', '.join(f'{count} {name}' for name, count in unproved_counts(row.certified).items())} of {len(row.certified)}"
         for row in table.rows
     )
     figures = [
         _inline(
-            curve_figure(sets, envelope=envelope, confidence=table.confidence),
+            curve_figure(sets, envelope=envelope, limits=limits, confidence=table.confidence),
             f"Certified accuracy falling with the radius. {curve}.",
             "Certified accuracy against radius: it falls exactly at the certified radii, and ends where none is left. "
-            f"The inputs: {over_sentence(sets)}.",
+            f"The inputs: {over_sentence(sets)}."
+            + (f" {LIMIT_CAVEAT}" if any(limit is not None for limit in limits) else ""),
         ),
         _inline(
             outcome_bars(sets),
             f"Outcomes. {outcomes}.",
-            "Right, wrong and abstained predictions of the smoothed classifier.",
+            "Right and wrong predictions of the smoothed classifier, and inputs for which no class is proved.",
         ),
     ]
     if len(sets) <= _SOURCES_WITH_HISTOGRAMS:

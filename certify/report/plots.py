@@ -25,6 +25,8 @@ _DASHES = ("-", (0, (6, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)))
 _GREY = "#444444"
 RIGHT, WRONG, NONE = PALETTE[0], PALETTE[1], "#BBBBBB"
 """Colours of inputs that are right, wrong, abstained."""
+UNDECIDED, REFUTED = "#DDDDDD", PALETTE[3]
+"""Colours of inputs that are undecided and refuted."""
 
 
 def plot_certified_accuracy(
@@ -32,6 +34,7 @@ def plot_certified_accuracy(
     ax: "Axes | None" = None,
     *,
     envelope: bool = False,
+    limits: "Sequence[Float64[ndarray, ' inputs'] | None]" = (),
     confidence: float = CONFIDENCE,
 ) -> "Axes":
     """Draw certified accuracy against radius, with bands for the intervals over the inputs.
@@ -43,6 +46,8 @@ def plot_certified_accuracy(
         sets: The certificates, one curve each.
         ax: Where to draw; default: the only axes of a new figure (`ax.figure.savefig(...)` writes it).
         envelope: Also draw the best of all curves at each radius, dashed and labelled as such.
+        limits: For each set, radii that its inputs cannot exceed (`certify.report.limits`), drawn as a thin dashed curve
+            as far as the axis goes; None for a set without.
         confidence: Of the bands.
 
     Raises:
@@ -65,6 +70,15 @@ def plot_certified_accuracy(
         ax.fill_between(x, 100 * low, 100 * high, step="post", color=color, alpha=0.16, linewidth=0)
         handles += ax.step(x, 100 * counts / len(certified), where="post", color=color, linestyle=dash, linewidth=1.8)
         labels.append(_legend_text(certified))
+    for i, limit in enumerate(limits):
+        if limit is not None:
+            x = np.concatenate([[0.0], np.unique(limit[limit > 0])])
+            left = np.count_nonzero(limit[None, :] > x[:, None], axis=1)
+            color = PALETTE[i % len(PALETTE)]
+            handles += ax.step(
+                x, 100 * left / len(limit), where="post", color=color, linestyle=(0, (3, 3)), linewidth=0.9
+            )
+            labels.append(f"limit of every additive noise of its sigma: {_short(sets[i].name, 40)}")
     if envelope:
         x, y = _envelope(sets)
         handles += ax.step(x, 100 * y, where="post", color="black", linestyle=(0, (4, 3)), linewidth=1.1)
@@ -92,13 +106,15 @@ def radius_histogram(sets: Sequence[CertifiedSet]) -> "Figure":
     bins = np.linspace(0.0, right_end, 25)
     grid = figure.subplots(rows, columns, sharex=True, squeeze=False).ravel()
     for ax, certified in zip(grid, sets, strict=False):
-        answered = ~certified.abstained
+        answered = ~certified.unproved
         groups = [certified.radius[certified.correct], certified.radius[answered & ~certified.correct]]
         ax.hist(groups, bins=bins, stacked=True, color=[RIGHT, WRONG], label=["right", "wrong"], rwidth=0.92)
-        abstained = int(certified.abstained.sum())
+        unproved = ", ".join(f"{count} {name}" for name, count in unproved_counts(certified).items())
         _plain(
             ax.set_title("", fontsize=10, loc="left"),
-            f"{_short(certified.name, 34)}\n{abstained} of {len(certified)} abstained (radius 0)",
+            f"{_short(certified.name, 34)}\nof {len(certified)}: {unproved} (radius 0)"
+            if len(unproved_counts(certified)) > 1
+            else f"{_short(certified.name, 34)}\n{certified.abstained.sum()} of {len(certified)} abstained (radius 0)",
         )
         ax.tick_params(labelbottom=True)
         ax.yaxis.get_major_locator().set_params(integer=True)
@@ -111,16 +127,26 @@ def radius_histogram(sets: Sequence[CertifiedSet]) -> "Figure":
     return figure
 
 
+def unproved_counts(certified: CertifiedSet) -> dict[str, int]:
+    """Return how many inputs have no class, by reason; reasons that do not occur are left out, but for "abstained"."""
+    reasons = {"undecided": certified.undecided, "refuted": certified.refuted}
+    counts = {name: int(np.count_nonzero(where)) for name, where in reasons.items()}
+    return {"abstained": int(np.count_nonzero(certified.abstained)), **{k: v for k, v in counts.items() if v}}
+
+
 def outcome_bars(sets: Sequence[CertifiedSet]) -> "Figure":
-    """Draw how many inputs are right, wrong and abstained, one bar per source."""
+    """Draw how many inputs are right, wrong and without a class (abstained, undecided, refuted), one bar per source."""
     figure = new_figure(7.0, 0.5 * len(sets) + 1.2)
     ax = figure.add_subplot()
     rows = np.arange(len(sets))
     parts = {
         "right": (RIGHT, "white", [np.count_nonzero(s.correct) for s in sets]),
-        "wrong": (WRONG, "white", [np.count_nonzero(~s.correct & ~s.abstained) for s in sets]),
+        "wrong": (WRONG, "white", [np.count_nonzero(~s.correct & ~s.unproved) for s in sets]),
         "abstained": (NONE, "black", [np.count_nonzero(s.abstained) for s in sets]),
     }
+    if any(np.any(s.undecided | s.refuted) for s in sets):
+        parts["undecided"] = (UNDECIDED, "black", [np.count_nonzero(s.undecided) for s in sets])
+        parts["refuted"] = (REFUTED, "white", [np.count_nonzero(s.refuted) for s in sets])
     totals = np.array([len(certified) for certified in sets])
     start = np.zeros(len(sets))
     for label, (color, ink, counts) in parts.items():
@@ -138,14 +164,20 @@ def outcome_bars(sets: Sequence[CertifiedSet]) -> "Figure":
     ax.set_xlim(0.0, 100.0)
     _label_axes(ax, "inputs (%)", "")
     ax.grid(visible=False)
-    figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=9)
+    figure.legend(loc="outside upper center", ncols=len(parts), frameon=False, fontsize=9)
     return figure
 
 
-def curve_figure(sets: Sequence[CertifiedSet], *, envelope: bool = False, confidence: float = CONFIDENCE) -> "Figure":
+def curve_figure(
+    sets: Sequence[CertifiedSet],
+    *,
+    envelope: bool = False,
+    limits: "Sequence[Float64[ndarray, ' inputs'] | None]" = (),
+    confidence: float = CONFIDENCE,
+) -> "Figure":
     """Return the figure of `plot_certified_accuracy`, high enough for its legend."""
-    figure = new_figure(7.0, 4.2 + 0.2 * len(sets))
-    plot_certified_accuracy(sets, figure.add_subplot(), envelope=envelope, confidence=confidence)
+    figure = new_figure(7.0, 4.2 + 0.2 * (len(sets) + sum(limit is not None for limit in limits)))
+    plot_certified_accuracy(sets, figure.add_subplot(), envelope=envelope, limits=limits, confidence=confidence)
     return figure
 
 

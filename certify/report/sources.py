@@ -12,7 +12,8 @@ import numpy as np
 
 from certify.errors import CertifyError, UsageError
 from certify.journal import FILE_NAME as JOURNAL_FILE
-from certify.metrics import ABSTAINED, CertifiedSet
+from certify.metrics import CertifiedSet
+from certify.outcomes import ABSTAINED, NAMES, REFUTED
 from certify.report.wording import selection_text
 from certify.rundir import RUN_FILE, TSV_COLUMNS, Run, read_config, read_run
 from smoothing.errors import SmoothingError
@@ -138,14 +139,32 @@ def _read_known(folder: Path) -> dict[str, Any]:
             "law": law_text(law),
             "norm": str(identity["norm"]),
             "alpha": float(estimator["alpha"]),
-            "n0": int(estimator["n0"]),
-            "n": int(estimator["n"]),
+            **_estimator_facts(estimator),
             "data_digest": str(identity["data_digest"]),
             "data_size": None if size is None else int(size),
             "split": str(identity["split"]),
         }
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise CertifyError(f"{folder / RUN_FILE} is damaged: {type(error).__name__} {error}") from None
+
+
+def _estimator_facts(estimator: dict[str, Any]) -> dict[str, Any]:
+    """Return what tables and pages say of an estimator: votes that are the same for every input, the grid, the cap."""
+    name = str(estimator["name"])
+    if name == "fixed":
+        n0, n = int(estimator["n0"]), int(estimator["n"])
+        return {"estimator": name, "n0": n0, "n": n, "grid": None, "cap": n0 + n}
+    thresholds = estimator.get("thresholds")
+    cap = {"sequential": "cap", "anytime": "budget", "planned": "n_max"}.get(name, "cap")
+    limit = estimator.get(cap)
+    pilot = int(estimator.get("pilot", 0))
+    return {
+        "estimator": name,
+        "n0": None,
+        "n": None,
+        "grid": None if thresholds is None else tuple(float(entry["radius"]) for entry in thresholds),
+        "cap": None if limit is None else int(limit) + pilot,
+    }
 
 
 def _read_rows(folder: Path) -> Run:
@@ -198,6 +217,7 @@ def _from_run(run: Run, known: dict[str, Any]) -> CertifiedSet:
             selection=selection,
             invalid_votes=sum(invalid),
             invalid_inputs=sum(count > 0 for count in invalid),
+            votes=sum(row.certificate.votes for row in run.rows),
             **{**known, "planned": len(planned)},
         )
     except (UsageError, TypeError, ValueError, OverflowError) as error:
@@ -209,7 +229,7 @@ def read_log(path: Path) -> CertifiedSet:
     """Read a log in the format of Cohen et al. 2019: a header and one tab-separated row per input.
 
     Columns `idx label predict radius correct time`, in any order and with others beside them. `time` is in seconds or
-    as H:MM:SS.ffffff; `predict` is -1 where abstained.
+    as H:MM:SS.ffffff; `predict` is -1 where abstained, and -2 (undecided) or -3 (refuted) in exports of this program.
 
     Raises:
         CertifyError: If something cannot be read or contradicts itself; the message names file, line and column.
@@ -284,9 +304,10 @@ def _read_row(path: Path, number: int, header: list[str], line: str) -> dict[str
             f"{path}, line {number}, column correct: it must be 1 exactly where predict equals label, got "
             f"{row['correct']} for predict {row['predict']} and label {row['label']}"
         )
-    if row["predict"] == ABSTAINED and row["radius"] != 0:
+    if row["predict"] < 0 and row["radius"] != 0:
         raise CertifyError(
-            f"{path}, line {number}, column radius: it must be 0 where predict is {ABSTAINED} (abstained), got "
+            f"{path}, line {number}, column radius: it must be 0 where predict is {row['predict']} ("
+            f"{NAMES[row['predict']]}), got "
             f"{row['radius']}"
         )
     return row
@@ -303,7 +324,7 @@ def _natural(text: str) -> int | None:
 
 def _prediction(text: str) -> int | None:
     value = _integer(text)
-    return value if value is not None and value >= ABSTAINED else None
+    return value if value is not None and value >= REFUTED else None
 
 
 def _bit(text: str) -> int | None:
@@ -329,7 +350,7 @@ def _seconds(text: str) -> float | None:
 _READERS: dict[str, tuple[str, Callable[[str], int | float | None]]] = {
     "idx": ("an integer of at least 0", _natural),
     "label": ("an integer of at least 0", _natural),
-    "predict": (f"an integer of at least 0, or {ABSTAINED} for abstained,", _prediction),
+    "predict": (f"an integer of at least 0, or {ABSTAINED} for abstained,", _prediction),  # or -2, -3: see outcomes
     "radius": ("a finite number of at least 0", _amount),
     "correct": ("0 or 1", _bit),
     "time": ("a number of seconds or H:MM:SS", _seconds),

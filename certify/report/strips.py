@@ -13,11 +13,12 @@ from numpy import ndarray
 from torch import Tensor
 
 from certify.errors import DatasetError, ModelError
-from certify.metrics import ABSTAINED
+from certify.outcomes import NAMES
 from certify.rundir import Row, Run
 from smoothing.errors import SmoothingError
 from smoothing.estimators.base import Phase
-from smoothing.noise import NOISE_VERSION, draw_block, input_base
+from smoothing.noise import NOISE_VERSION
+from smoothing.noise_table import rebuild_noise
 from smoothing.rounding import floor_text
 
 NOISY_SAMPLES = 3
@@ -89,10 +90,10 @@ def make_strips(run: Run, limit: int) -> Strips:
 
 
 def failures_first(rows: tuple[Row, ...]) -> list[Row]:
-    """Order rows: wrong (from the largest radius down), abstained, then right (from the smallest radius up)."""
+    """Order rows: wrong (from the largest radius down), without a class, then right (from the smallest radius up)."""
 
     def key(row: Row) -> tuple[int, float, int]:
-        if row.predict == ABSTAINED:
+        if row.predict in NAMES:
             return (1, 0.0, row.index)
         return (2, row.radius, row.index) if row.correct else (0, -row.radius, row.index)
 
@@ -142,43 +143,47 @@ class _NoisySamples:
 
     def __init__(self, run: Run) -> None:
         identity = run.identity
-        self.law = run.rows[0].certificate.rebuild_law()
-        self.seed = int(identity["seed"])
+        law = run.rows[0].certificate.rebuild_law()
+        version = str(identity["noise_version"])
+        plain = identity.get("noise") is None
         kind = str(identity["device_kind"])
-        self.device = torch.device("cuda" if kind == "cuda" and torch.cuda.is_available() else "cpu")
-        recorded = (str(identity["noise_version"]), kind, str(identity["torch_version"]))
-        # A GPU's noise depends on its model; where that is not recorded it cannot be called the same.
-        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else None
-        same_device = name is None or name == identity.get("device_name")
-        self.exact = same_device and recorded == (NOISE_VERSION, self.device.type, torch.__version__)
+        device = torch.device("cuda" if plain and kind == "cuda" and torch.cuda.is_available() else "cpu")
+        if plain:
+            recorded = (version, kind, str(identity["torch_version"]))
+            # A GPU's noise depends on its model; where that is not recorded it cannot be called the same.
+            name = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+            same_device = name is None or name == identity.get("device_name")
+            self.exact = same_device and recorded == (NOISE_VERSION, device.type, torch.__version__)
+            description: dict[str, Any] = {"version": NOISE_VERSION}
+        else:
+            self.exact, description = True, dict(identity["noise"])
         if self.exact:
             self.note = "The noisy images are the first samples whose votes were counted for the radius."
         else:
             self.note = (
                 f"The noisy images are drawn by the same law, but are not the samples of the run, which were drawn as "
-                f"{recorded[0]} on {identity.get('device_name') or kind} by torch {recorded[2]}."
+                f"{version} on {identity.get('device_name') or kind} by torch {identity['torch_version']}."
             )
-        self._generator = torch.Generator(device=self.device)
+        self._source = rebuild_noise(description, law, int(identity["seed"]), device)
 
     def draw(self, x: Float[Tensor, "..."], index: int, count: int) -> Float[Tensor, "..."]:
         """Return the noisy copies, [count, *shape], on the CPU."""
-        base = input_base(self.seed, self.law, index)
-        block = draw_block(self._generator, self.law, x.to(self.device), base, Phase.ESTIMATE, 0)
-        return block[:count].cpu()
+        return self._source.draw(x, index, Phase.ESTIMATE, 0, count).cpu()
 
 
 def _strip(row: Row, x: Float[Tensor, "..."], samples: _NoisySamples, names: list[Any]) -> Strip:
     certificate = row.certificate
-    look = next(look for look in reversed(certificate.looks) if look.phase is Phase.ESTIMATE)
+    # A planned input without hope has no estimate: then its pilot is shown.
+    look = next((look for look in reversed(certificate.looks) if look.phase is Phase.ESTIMATE), certificate.looks[-1])
     noisy = samples.draw(x, row.index, min(NOISY_SAMPLES, look.n))
     pictures = [Picture(_data_uri(x), "clean")]
     pictures += [Picture(_data_uri(sample), f"noisy {i}") for i, sample in enumerate(noisy, start=1)]
-    outcome = "abstained" if row.predict == ABSTAINED else "right" if row.correct else "wrong"
+    outcome = NAMES.get(row.predict, "right" if row.correct else "wrong")
     return Strip(
         index=row.index,
         outcome=outcome,
         label=class_name(names, row.label),
-        predicted="abstained" if row.predict == ABSTAINED else class_name(names, row.predict),
+        predicted=NAMES.get(row.predict) or class_name(names, row.predict),
         radius=floor_text(row.radius, 4),
         votes_total=look.n,
         pictures=tuple(pictures),

@@ -20,9 +20,11 @@ from certify.metrics import (
     check_radii,
     default_radii,
     population_lower_bound,
+    share_of,
 )
 from certify.report.wording import (
     alpha_sentences,
+    grid_sentences,
     inputs_text,
     interval_caption,
     invalid_sentences,
@@ -46,6 +48,8 @@ class TableRow:
         accuracy: Accuracy of the smoothed classifier on the inputs as they are; abstaining is wrong.
         acr: Mean radius, 0 where wrong or abstained.
         abstention: Share that abstained.
+        undecided: Share that is undecided at the smallest radius.
+        refuted: Share that is refuted at the smallest radius.
         population: Lower bounds on the certified accuracies of the population; None where alpha is not known.
     """
 
@@ -54,6 +58,8 @@ class TableRow:
     accuracy: Share
     acr: Mean
     abstention: Share
+    undecided: Share
+    refuted: Share
     population: tuple[float, ...] | None
 
 
@@ -70,24 +76,35 @@ class CertifiedTable:
         """The certificates of every row."""
         return tuple(row.certified for row in self.rows)
 
+    @property
+    def three_valued(self) -> bool:
+        """Whether any source has inputs that can be undecided or refuted, which is no abstaining."""
+        return any(c.grid is not None or bool((c.undecided | c.refuted).any()) for c in self.sets)
+
     def header(self) -> list[str]:
         """Return the column heads of the main table."""
-        return ["source", "inputs", *(f"r={number(r)}" for r in self.radii), "ACR", "abstain %"]
+        more = ["undecided %", "refuted %"] if self.three_valued else []
+        return ["source", "inputs", *(f"r={number(r)}" for r in self.radii), "ACR", "abstain %", *more]
+
+    def outcomes(self, row: TableRow) -> list[Share]:
+        """Return the shares of inputs without a proved class, one per reason that the table has a column for."""
+        return [row.abstention, *([row.undecided, row.refuted] if self.three_valued else [])]
 
     def cells(self, row: TableRow) -> list[str]:
         """Return one line of the main table; the source is marked where it is not whole."""
         shown = [percent(share) for share in row.accuracies]
         name, inputs = marked_name(row.certified), inputs_text(row.certified)
-        return [name, inputs, *shown, mean_text(row.acr), percent(row.abstention)]
+        return [name, inputs, *shown, mean_text(row.acr), *map(percent, self.outcomes(row))]
 
     def interval_cells(self, row: TableRow) -> list[str]:
         """Return the intervals that belong to `cells`."""
         shown = [percent_interval(share) for share in row.accuracies]
-        return [marked_name(row.certified), "", *shown, mean_interval(row.acr), percent_interval(row.abstention)]
+        none = map(percent_interval, self.outcomes(row))
+        return [marked_name(row.certified), "", *shown, mean_interval(row.acr), *none]
 
     def notes(self) -> list[str]:
         """Return what belongs below the table: the alphas, and invalid votes where there are any."""
-        return [*alpha_sentences(self.sets), *invalid_sentences(self.sets)]
+        return [*alpha_sentences(self.sets), *grid_sentences(self.sets), *invalid_sentences(self.sets)]
 
     def to_markdown(self) -> str:
         """Return the table, its intervals and what they do not say, as Markdown."""
@@ -167,6 +184,10 @@ class CertifiedTable:
             "norm": certified.norm,
             "n0": certified.n0,
             "n": certified.n,
+            "estimator": certified.estimator,
+            "grid": None if certified.grid is None else list(certified.grid),
+            "cap": certified.cap,
+            "votes": certified.votes,
             "alpha": certified.alpha,
             "alpha_over_all_inputs": None if certified.alpha is None else certified.alpha * len(certified),
             "invalid_votes": certified.invalid_votes,
@@ -174,6 +195,8 @@ class CertifiedTable:
             "accuracy": _share(row.accuracy),
             "acr": {"value": row.acr.value, "low": row.acr.low, "high": row.acr.high},
             "abstention": _share(row.abstention),
+            "undecided": _share(row.undecided),
+            "refuted": _share(row.refuted),
             "certified_accuracy": at_radii,
         }
 
@@ -225,6 +248,8 @@ def _row(certified: CertifiedSet, radii: tuple[float, ...], confidence: float) -
         accuracy(certified, confidence=confidence),
         average_certified_radius(certified, confidence=confidence),
         abstention(certified, confidence=confidence),
+        share_of(certified.undecided, confidence=confidence),
+        share_of(certified.refuted, confidence=confidence),
         population,
     )
 
@@ -236,7 +261,7 @@ def _share(share: Share) -> dict[str, float]:
 def _flat(record: dict[str, Any]) -> dict[str, Any]:
     """One record of `to_dict` as one CSV line: a column for each number, named by what it is and at which radius."""
     line = {key: value for key, value in record.items() if not isinstance(value, dict | list)}
-    for key in ("accuracy", "acr", "abstention"):
+    for key in ("accuracy", "acr", "abstention", "undecided", "refuted"):
         line |= {key: record[key]["value"], f"{key}_low": record[key]["low"], f"{key}_high": record[key]["high"]}
     for at in record["certified_accuracy"]:
         r = number(at["radius"])

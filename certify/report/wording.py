@@ -115,6 +115,27 @@ def invalid_sentences(sets: Sequence[CertifiedSet]) -> list[str]:
     ]
 
 
+def grid_sentences(sets: Sequence[CertifiedSet]) -> list[str]:
+    """Say of runs that decided a grid of radii what that means for ACR and for inputs without a class."""
+    sentences = []
+    for certified in sets:
+        if certified.grid is None:
+            continue
+        radii = ", ".join(number(radius) for radius in certified.grid)
+        votes = ""
+        if certified.votes is not None:
+            each = certified.votes / len(certified)
+            saved = "" if certified.cap is None else f", {100 * (1 - each / certified.cap):.1f} % fewer than the cap"
+            votes = f" {certified.votes:,} votes, {each:,.0f} per input{saved}."
+        sentences.append(
+            f"{certified.name}: the radii {radii} were decided one by one ({certified.estimator}); each input counts with "
+            "the largest that was certified, so that ACR is a lower Riemann sum. Undecided: the votes that were allowed did "
+            "not decide the smallest radius; refuted: the tested class was shown not to reach it; neither is abstaining, "
+            f"and both count as not certified.{votes}"
+        )
+    return sentences
+
+
 def over_text(certified: CertifiedSet) -> str:
     """Return which inputs the numbers are over: all of a data set, or a selection and which one."""
     count = len(certified)
@@ -166,9 +187,15 @@ def table_caption(sets: Sequence[CertifiedSet]) -> str:
     radius = f"{norm} radius" if norm else "radius (the logs name no norm)"
     return (
         f"Certified accuracy in % at r: the share of inputs with the right class and a certified {radius} of at least "
-        "r (input units). An input that is wrong or abstained counts as not certified. ACR is the mean radius over the "
-        f"same inputs, 0 where wrong or abstained. The inputs: {over_sentence(sets)}."
+        f"r (input units). An input that is {_reasons(sets)} counts as not certified. ACR is the mean radius over the "
+        f"same inputs, 0 where {_reasons(sets)}. The inputs: {over_sentence(sets)}."
     )
+
+
+def _reasons(sets: Sequence[CertifiedSet]) -> str:
+    """Why an input may not count: undecided and refuted only where that can be."""
+    graded = any(c.grid is not None or bool((c.undecided | c.refuted).any()) for c in sets)
+    return "wrong, abstained, undecided or refuted" if graded else "wrong or abstained"
 
 
 def interval_caption(confidence: float) -> str:

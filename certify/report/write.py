@@ -8,6 +8,7 @@ from typing import Any
 from certify.errors import UsageError
 from certify.files import make_folder, write_atomically
 from certify.metrics import CONFIDENCE
+from certify.report.limits import LIMIT_CAVEAT, impossible_radii
 from certify.report.paired import PairedComparison, compare_paired
 from certify.report.plots import curve_figure, render
 from certify.report.sources import Source, read_sources
@@ -27,6 +28,7 @@ class Report:
         comparisons: Paired comparisons, each with the first source.
         files: The files that were written, in the order in which a reader wants them.
         envelope: Whether the plot has the envelope over the sources.
+        limited: Whether the plot has the limit of every additive noise.
     """
 
     sources: tuple[Source, ...]
@@ -34,6 +36,7 @@ class Report:
     comparisons: tuple[PairedComparison, ...]
     files: tuple[Path, ...]
     envelope: bool = False
+    limited: bool = False
 
     @property
     def notices(self) -> list[str]:
@@ -43,7 +46,9 @@ class Report:
     def to_markdown(self) -> str:
         """Return table and comparisons as Markdown."""
         parts = [self.table.to_markdown(), *(comparison.to_markdown() for comparison in self.comparisons)]
-        return "\n".join([*parts, f"{ENVELOPE_CAVEAT}\n"] if self.envelope else parts)
+        parts += [f"{ENVELOPE_CAVEAT}\n"] if self.envelope else []
+        parts += [f"{LIMIT_CAVEAT}\n"] if self.limited else []
+        return "\n".join(parts)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the numbers, unrounded, and the files as JSON-ready data."""
@@ -63,6 +68,7 @@ def write_report(
     names: Sequence[str] = (),
     compare: bool = False,
     envelope: bool = False,
+    limit: bool = False,
     html: bool = True,
     confidence: float = CONFIDENCE,
 ) -> Report:
@@ -79,6 +85,7 @@ def write_report(
         compare: Compare each source with the first on the inputs that both have. The page compares two whenever they
             have inputs of one data set in common; with `compare`, having none is an error.
         envelope: Draw the best of all sources at each radius too.
+        limit: Draw what no additive noise of a run's sigma could exceed with the same bounds on p, where that is known.
         html: Write the page.
         confidence: Of the intervals over the inputs.
 
@@ -91,12 +98,14 @@ def write_report(
     table = certified_table([source.certified for source in sources], radii, confidence=confidence)
     comparisons = _compare(table, compare)
     contents: dict[str, str | bytes] = {}
-    curve = curve_figure(table.sets, envelope=envelope, confidence=confidence)
+    limits = [impossible_radii(source) for source in sources] if limit else []
+    limited = any(values is not None for values in limits)
+    curve = curve_figure(table.sets, envelope=envelope, limits=limits, confidence=confidence)
     pictures: dict[str, str | bytes] = {f"certified_accuracy.{form}": render(curve, form) for form in ("png", "pdf")}
     if html:
         from certify.report.page import render_page
 
-        contents["report.html"] = render_page(sources, table, comparisons, envelope=envelope)
+        contents["report.html"] = render_page(sources, table, comparisons, envelope=envelope, limits=limits)
     contents |= {"table.csv": table.to_csv(), "table.tex": table.to_latex(), **pictures}
     report = Report(
         tuple(sources),
@@ -104,6 +113,7 @@ def write_report(
         tuple(comparisons),
         tuple(folder / name for name in ("table.md", *sorted(contents))),
         envelope,
+        limited,
     )
     make_folder(folder)
     for name, content in {"table.md": report.to_markdown(), **contents}.items():

@@ -36,8 +36,10 @@ class ExpInf(SmoothingDistribution):
 
     Here E g = (d - 1) Gamma((d-1-j)/k) / Gamma((d-j)/k), or k / Gamma(1/k) for d = 1, j = 0. For j >= d - 1 it is infinite
     (an arbitrarily small shift changes p = 1/2 at an infinite rate), and both radii are 0, unless d = 1 and j = 0. At
-    p_A = 1 radii are infinite for k >= 1 and j = 0, and finite otherwise, when the first shells at the origin carry them;
-    then the returned limit is a lower bound.
+    p_A = 1 radii are infinite for k >= 1 and j = 0, and finite otherwise, when the first shells at the origin carry them.
+    For k <= 1 the limit is that of the integral, rounded down (relative gap 1e-7 for small d, of the order of 1/d for large
+    ones). For k > 1 and j > 0 the lower bound at 1 - p_A = 1e-299 stands for it, which for large d may be far below; the
+    radius at any 1 - p_A from 1e-290 on is not affected.
 
     Args:
         shape: Event shape.

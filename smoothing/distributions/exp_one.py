@@ -35,7 +35,8 @@ class Exp1(SmoothingDistribution):
     * linf: v is a vector of signs, and the score W S with S a sum of d fair signs
       (`smoothing.radius.sign_mixture.signed_exponential_growth`; an exact sum for k = 1).
 
-    At p_A = 1 radii are infinite for k >= 1, and finite for k < 1; then the returned limit is a lower bound.
+    At p_A = 1 radii are infinite for k >= 1, and finite for k < 1: at l1 the limit of the integral, rounded down (relative
+    gap 1e-7 for small d, of the order of 1/d for large ones); at linf a lower bound, close if 2^-d is above 1e-240.
 
     Args:
         shape: Event shape.

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from numpy import ndarray
-from scipy.special import gammainc, gammaincc, gammainccinv, gammaincinv, ndtri, wrightomega
+from scipy.special import gammaincc, gammainccinv, gammaincinv, ndtri, wrightomega
 from torch import Tensor
 
 from smoothing.distributions.parameters import checked_dimension, moment_ratio, settle_parameter
 from smoothing.distributions.sampling import gamma
 from smoothing.distributions.spherical import LevelSetLaw
-from smoothing.radius.special import log_gamma_ratio
+from smoothing.radius.special import log_gamma_ratio, lower_gamma
 from smoothing.radius.spherical import Array, SphericalProfile
 
 
@@ -63,8 +63,9 @@ class Exp2Profile(SphericalProfile):
 
     def cumulative(self, r: Array) -> tuple[Array, Array]:
         """Return both tails of the gamma law."""
-        g = r**self.k
-        return np.asarray(gammainc(self._shape, g), np.float64), np.asarray(gammaincc(self._shape, g), np.float64)
+        with np.errstate(over="ignore"):
+            g = r**self.k
+        return np.asarray(lower_gamma(self._shape, g)), np.asarray(gammaincc(self._shape, g), np.float64)
 
     def quantile(self, q: float, *, upper: bool) -> float:
         """Return a quantile of |x|."""
@@ -84,7 +85,7 @@ class Exp2Profile(SphericalProfile):
         share = (d - 1) / (d - 1 - j) if j else 1.0
         return k * math.exp(log_gamma_ratio(self._shape, 1 - 1 / k)) * share * (1 + 1e-12)
 
-    def log_contraction(self, r: Array, t: float) -> tuple[Array, Array]:
+    def log_contraction(self, r: Array, t: Array) -> tuple[Array, Array]:
         """Return the root of r^k (1 - exp(-k delta)) + j delta = t, without cancellation, and its error."""
         g, k, j = r**self.k, self.k, self.j
         with np.errstate(all="ignore"):
@@ -98,19 +99,18 @@ class Exp2Profile(SphericalProfile):
                     0.0,
                 )
             # g (1 - exp(-k delta)) + j delta = t, by Newton's method from the side where it is monotone.
-            if t >= 0:
-                delta = np.maximum(t / (k * g + j), (t - g) / j)
-            else:
-                delta = -np.minimum(np.log1p(-t / g) / k, -t / j)
+            rising = np.maximum(t / (k * g + j), (t - g) / j)
+            falling = -np.minimum(np.log1p(-t / g) / k, -t / j)
+            delta = np.where(t >= 0, rising, falling)
             for _ in range(30):
                 decay = np.exp(-k * delta)
                 step = (t + g * np.expm1(-k * delta) - j * delta) / (k * g * decay + j)
                 delta = delta + step
-                if np.all(np.abs(step) <= 1e-15 * np.abs(delta)):
+                if np.all(np.abs(step) <= 1e-14 * np.abs(delta)):
                     break
             slope = k * g * np.exp(-k * delta) + j
             # The last step bounds what Newton's method has left; the rest is rounding of the terms, moved by 1 / slope.
-            terms = abs(t) + np.abs(g * np.expm1(-k * delta)) * (2 + k * np.abs(np.log(r))) + np.abs(j * delta)
+            terms = np.abs(t) + np.abs(g * np.expm1(-k * delta)) * (2 + k * np.abs(np.log(r))) + np.abs(j * delta)
             return delta, 2 * np.abs(step) + 1e-15 * terms / slope
 
 

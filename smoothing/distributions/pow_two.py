@@ -84,7 +84,7 @@ class Pow2Profile(SphericalProfile):
         log_ratio = log_gamma_ratio(first, 1 - 1 / k) + log_gamma_ratio(second, 1 / k) - math.log(self.a)
         return self.a * k * math.exp(log_ratio) * (1 + 1e-11)
 
-    def log_contraction(self, r: Array, t: float) -> tuple[Array, Array]:
+    def log_contraction(self, r: Array, t: Array) -> tuple[Array, Array]:
         """Return -log(1 + (exp(-t/a) - 1)(1 + r^-k)) / k, without cancellation, and its error."""
         with np.errstate(all="ignore"):
             share = np.expm1(-t / self.a) * (1 + r**-self.k)

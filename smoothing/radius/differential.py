@@ -50,7 +50,8 @@ class GrowthIntegral:
         shares: P(Z >= t_i), in [0, 1/2], not decreasing; computed to a relative `error`.
         means: E[Z; Z >= t_i], positive, not decreasing; computed to a relative `error`.
         half_mean: E|Z| / 2 = Phi(1/2), computed to a relative `error`.
-        limit: R(0) if it is known (infinite, say); otherwise the lower bound is what the first line gives.
+        limit: R(0), or a lower bound on it, if one is known (infinite, say); the lower bound is at least what the first line
+            gives.
         error: Relative error of the numbers above, at most 1e-6.
 
     The score is symmetric: Z and -Z have the same law.
@@ -98,7 +99,7 @@ class GrowthIntegral:
         """Return bounds on R(q), below and above, for 0 <= q <= 1/2."""
         lower, upper = self._lower(q), self._upper(q)
         if self.limit is not None:
-            lower = np.where(q == 0.0, self.limit * (1.0 - self.error), lower)
+            lower = np.where(q == 0.0, np.maximum(lower, self.limit * (1.0 - self.error)), lower)
         return lower, np.maximum(upper, lower)
 
     def relative_gap(self, q: Float64[ndarray, "..."]) -> Float64[ndarray, "..."]:

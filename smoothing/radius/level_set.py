@@ -8,17 +8,8 @@ probability of A after the shift. Of all sets of probability 1 - w, the set S wh
     w(e) = C(t, e) - e^-t (1/2 - C(-t, e)),     C(t, e) = P(psi(|x|) - psi(|x - v|) > t),   x of law q.
 
 Any t gives a sound bound, the best one is that with q_v(S) = 1/2; so t is found approximately, and all that has to be
-rounded is C, downwards. By layers, int min(q_v, e^t q) is an integral of volumes of intersections of two balls, which
-shrink as their centres part: the bound for the length e holds for every shorter shift.
-
-*C from below.* Given |x| = r, the event is a cap of the sphere; with s = psi^-1(psi(r) - t) and I the regularised
-incomplete beta function,
-
-    C = E I_V((d - 1)/2, (d - 1)/2),    V = 1/2 - (r^2 - s^2 + e^2) / (4 e r), clipped to [0, 1].
-
-The expectation is a sum over cells in y = log r. On a cell, I_V is bounded below by its value at the least V and by the
-two lines through its ends with the extreme slopes that interval arithmetic allows, averaged over y with bounds on the
-mean of a log-concave density. Cells are halved where the bounds above and below are far apart.
+rounded is C, downwards (`smoothing.radius.caps`). By layers, int min(q_v, e^t q) is an integral of volumes of intersections
+of two balls, which shrink as their centres part: the bound for the length e holds for every shorter shift.
 
 *Between the nodes* of a table, shifts are composed. beta_{e+f}(p) >= beta_f(beta_e(p)) for the least probability beta_e(p)
 after a shift of length e, so that R(w) >= e + R(1/2 - e^t (w(e) - w)), and close to 1/2, R(1/2 - u) >= u / Phi(1/2) with
@@ -28,263 +19,98 @@ Reference: Yang et al. 2020, Section 4 and Appendix (level-set method); the roun
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import pairwise
 
 import numpy as np
-from scipy.special import betainc, betaln, gammaln
+from numpy.typing import NDArray
+from scipy.special import gammaln
 
+from smoothing.radius.caps import Caps, caps_bounds, quadrature
 from smoothing.radius.spherical import Array, SphericalProfile
 
-SPECIAL_SLACK = 2e-11
-"""Relative allowance for gammainc, gammaincc and betainc; their measured errors are below 1e-12 in the ranges used."""
-
-NODE_GAP = 5e-4
+NODE_GAP = 6e-4
 """Relative loss between neighbouring nodes of a table that its construction aims at."""
 
-_ROUNDS = 40
-_TAIL = 1e-20
+COARSE_GAP = 8e-3
+"""The same for laws that would need too many nodes: those with a singularity at the origin, above all."""
+
+_LOSS = 5e-5
+"""Relative loss by rounding w that a node aims at."""
+
 _LEAST_FAILURE = 1e-13
-_FIRST_LENGTH = 1e-6
-_FINE_NODES = 1400
-_MOST_NODES = 6000
+_INNER = (4e-7, 0.4905)
+"""Failure probabilities between which `NODE_GAP` is meant; outside, eight times as much will do."""
+_LEAST_LEAD = 1.5e-4
+_FEW_NODES = 4000
+_MOST_NODES = 9000
+_RANGE = (1e-270, 1e270)
 
 
-@dataclass(frozen=True)
-class Caps:
-    """V and its slope for one (t, e) of a profile, at cells of log r.
-
-    Attributes:
-        profile: The law.
-        t: Log of the density ratio at the edge of the set.
-        e: Length of the shift.
-    """
-
-    profile: SphericalProfile
-    t: float
-    e: float
-
-    @property
-    def shape(self) -> float:
-        """(d - 1)/2, both parameters of the beta law of (1 + cosine) / 2."""
-        return (self.profile.dimension - 1) / 2
-
-    def share(self, v: Array) -> Array:
-        """Return the share I_V of the sphere in a cap of height `v`."""
-        v = np.clip(v, 0.0, 1.0)
-        if self.profile.dimension == 1:  # two points
-            return np.where(v >= 1.0, 1.0, np.where(v > 0.0, 0.5, 0.0))
-        result: Array = betainc(self.shape, self.shape, v)
-        return result
-
-    def height(self, r: Array) -> tuple[Array, Array, Array, Array]:
-        """Return V (not clipped) and log(r / s), each followed by a bound on its error."""
-        delta, error = self.profile.log_contraction(r, self.t)
-        # Where this is infinity times 0, the height is not a number, and counts as the least there is.
-        with np.errstate(over="ignore", invalid="ignore"):
-            first, second = r / (4 * self.e) * np.expm1(-2 * delta), self.e / (4 * r)
-            moved = np.where(np.isfinite(delta), r / (2 * self.e) * np.exp(-2 * delta) * error, 0.0)
-        return 0.5 + first - second, 4e-15 * (0.5 + np.abs(first) + second) + moved, delta, error
-
-    def estimate(self, r: Array, weights: Array) -> float:
-        """Return C by a plain quadrature, without a bound on its error."""
-        v, *_ = self.height(r)
-        v = np.where(np.isnan(v), 0.0 if self.t > 0 else 1.0, v)
-        return float(weights @ self.share(v))
-
-    def density(self, lower: Array, upper: Array) -> tuple[Array, Array]:
-        """Return bounds on the derivative of I_V for V in [lower, upper], where it exists."""
-        ends = _beta_density(self.shape, np.clip(lower, 0.0, 1.0)), _beta_density(self.shape, np.clip(upper, 0.0, 1.0))
-        low, high = np.minimum(*ends), np.maximum(*ends)
-        middle = _beta_density(self.shape, np.full_like(lower, 0.5))
-        inside = (lower < 0.5) & (upper > 0.5)
-        low, high = np.where(inside, np.minimum(low, middle), low), np.where(inside, np.maximum(high, middle), high)
-        # Outside [0, 1] the share is constant.
-        low = np.where((lower < 0) | (upper > 1), 0.0, low)
-        high = np.where((lower >= 1) | (upper <= 0), 0.0, high)
-        return low * (1 - 1e-8), high * (1 + 1e-8)
-
-    def cells(self, y0: Array, y1: Array) -> tuple[Array, Array]:
-        """Return a bound below and an estimate from above of E[I_V; log r in cell] for each cell [y0, y1]."""
-        profile, e = self.profile, self.e
-        width = y1 - y0
-        r0, r1 = np.exp(y0), np.exp(y1)
-        mass = self._masses(r0, r1)
-        (v0, error0, d0, spread0), (v1, error1, d1, spread1) = self.height(r0), self.height(r1)
-        # log(r / s) is monotone, falling for t > 0 and rising for t < 0, because h is nondecreasing.
-        d_low, d_high = np.minimum(d0 - spread0, d1 - spread1), np.maximum(d0 + spread0, d1 + spread1)
-        with np.errstate(all="ignore"):
-            s_low, s_high = r0 * np.exp(-d0), r1 * np.exp(-d1)
-            eta = profile.elasticity(np.minimum(r0, s_low), np.maximum(r1, s_high))
-            square = np.expm1(-2 * d_high), np.expm1(-2 * d_low)
-            bend = _corners((2 * np.exp(-2 * d_high), 2 * np.exp(-2 * d_low)), _expm1_of_product(eta, (d_low, d_high)))
-            size = r0 / (4 * e), r1 / (4 * e)
-            moving = _corners(size, (square[0] + bend[0], square[1] + bend[1]))
-            slope_low, slope_high = moving[0] + e / (4 * r1), moving[1] + e / (4 * r0)
-            allowance = 1e-9 * (np.abs(moving[0]) + np.abs(moving[1]) + e / (4 * r0))
-            slope_low, slope_high = slope_low - allowance, slope_high + allowance
-            slope_low = np.where(np.isnan(slope_low), -np.inf, slope_low)
-            slope_high = np.where(np.isnan(slope_high), np.inf, slope_high)
-            plain = _corners(size, square)
-            v_low = np.fmax(
-                0.5 + plain[0] - e / (4 * r0),
-                np.fmax(v0 + np.minimum(slope_low, 0) * width, v1 - np.maximum(slope_high, 0) * width),
-            )
-            v_high = np.fmin(
-                0.5 + plain[1] - e / (4 * r1),
-                np.fmin(v0 + np.maximum(slope_high, 0) * width, v1 - np.minimum(slope_low, 0) * width),
-            )
-        error = np.maximum(error0, error1)
-        with np.errstate(invalid="ignore"):
-            v_low = np.minimum(v_low, np.minimum(v0, v1)) - error
-            v_high = np.maximum(v_high, np.maximum(v0, v1)) + error
-        v_low = np.where(np.isnan(v_low), -np.inf, v_low)
-        v_high = np.where(np.isnan(v_high), np.inf, v_high)
-        lower = self.share(v_low)
-        if profile.dimension == 1:
-            upper = self.share(v_high)
-        else:
-            first, second = self.share(v0 - error), self.share(v1 - error)
-            with np.errstate(all="ignore"):
-                slope = _corners(self.density(v_low, v_high), (slope_low, slope_high))
-                near, far = self._mean_fraction(y0, y1)
-                rise_low = np.where(slope[0] < 0, far, near) * slope[0] * width
-                fall_low = -np.where(slope[1] > 0, far, near) * slope[1] * width
-                rise_high = np.where(slope[1] > 0, far, near) * slope[1] * width
-                fall_high = -np.where(slope[0] < 0, far, near) * slope[0] * width
-                lower = np.fmax(lower, 0.5 * (first + second + rise_low + fall_low))
-                upper = np.fmin(0.5 * (first + second + rise_high + fall_high), 1.0)
-            upper = np.where(v_high <= 0, 0.0, upper)
-        return mass * lower * (1 - 5 * SPECIAL_SLACK), mass * np.maximum(upper, lower)
-
-    def _masses(self, r0: Array, r1: Array) -> Array:
-        """Return lower bounds on the masses of the cells."""
-        (below0, above0), (below1, above1) = self.profile.cumulative(r0), self.profile.cumulative(r1)
-        near = below1 < above0
-        small, large = np.where(near, below0, above1), np.where(near, below1, above0)
-        return np.maximum(large * (1 - SPECIAL_SLACK) - small * (1 + SPECIAL_SLACK), 0.0)
-
-    def _mean_fraction(self, y0: Array, y1: Array) -> tuple[Array, Array]:
-        """Return bounds on (E y - y0) / (y1 - y0) in a cell, from the extremes of the log-concave density of y.
-
-        A density between m and M has its mean between the shares 1 / (1 + sqrt(M / m)) and one minus that: the extreme
-        one jumps from m to M once.
-        """
-        profile = self.profile
-        ends = _log_density(profile, y0), _log_density(profile, y1)
-        mode = math.log(profile.mode())
-        top = np.maximum(*ends)
-        # Wider by far than the error of the mode.
-        around = (y0 - 1e-8 < mode) & (mode < y1 + 1e-8)
-        peak = float(_log_density(profile, np.array([mode]))[0])
-        top = np.where(around, np.maximum(top, peak), top)
-        ratio = np.exp(0.5 * (top - np.minimum(*ends)) + 1e-9)
-        return 1 / (1 + ratio), ratio / (1 + ratio)
-
-
-def _log_density(profile: SphericalProfile, y: Array) -> Array:
-    """The log of the density of y = log |x|, up to a constant."""
-    return np.asarray(profile.dimension * y - profile.potential(np.exp(y)))
-
-
-def _beta_density(a: float, v: Array) -> Array:
-    """The density of the beta law with both parameters `a`, at v in [0, 1]; at the ends 0, 1 or infinity."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        value = np.exp((a - 1) * (np.log(v) + np.log1p(-v)) - float(betaln(a, a)))
-    return np.where((v <= 0) | (v >= 1), 0.0 if a > 1 else (1.0 if a == 1 else np.inf), value)
-
-
-def _corners(first: tuple[Array, Array], second: tuple[Array, Array]) -> tuple[Array, Array]:
-    """Return the product of two intervals; 0 times infinity makes it unbounded."""
-    products = [a * b for a in first for b in second]
-    unknown = np.any([np.isnan(p) for p in products], axis=0)
-    low, high = np.min(products, axis=0), np.max(products, axis=0)
-    return np.where(unknown, -np.inf, low), np.where(unknown, np.inf, high)
-
-
-def _expm1_of_product(first: tuple[Array, Array], second: tuple[Array, Array]) -> tuple[Array, Array]:
-    low, high = _corners(first, second)
-    return np.expm1(low), np.expm1(high)
-
-
-def caps_from_below(profile: SphericalProfile, t: float, e: float, tolerance: float) -> float:
-    """Return a proved lower bound on C(t, e), aiming at a loss of about `tolerance`.
+def failure_bounds(profile: SphericalProfile, e: Array, t: Array, loss: float) -> tuple[Array, Array]:
+    """Return w(e) with the threshold t from below, proved, and from above, up to rounding.
 
     Args:
         profile: The law.
-        t: Log of the density ratio.
-        e: Length of the shift, positive, in the profile's units.
-        tolerance: Absolute loss aimed at; the bound is sound whatever it is.
+        e: Lengths of shifts, positive, [n].
+        t: Logs of the density ratio, not negative, [n].
+        loss: Loss to aim at, relative to the smaller of w and 1/2 - w.
     """
-    caps = Caps(profile, t, e)
-    edges = _edges(profile)
-    y0, y1 = edges[:-1], edges[1:]
-    share = tolerance / 400
-    total = 0.0
-    for index in range(_ROUNDS):
-        lower, upper = caps.cells(y0, y1)
-        done = (upper - lower <= share) | (index == _ROUNDS - 1) | (len(y0) > 50_000)
-        total += math.fsum(lower[done])
-        y0, y1 = y0[~done], y1[~done]
-        if not len(y0):
+    low, high = caps_bounds(profile, t, e, np.full_like(e, 1e-22), 0.6 * loss)
+    # The second term counts exp(-t) times; at the best t, w is the first term.
+    scale = np.maximum(np.minimum(low, 0.5 - high), 1e-22)
+    allowed = np.minimum(0.4 * loss * scale * np.exp(np.minimum(t, 600.0)), 1e-3)
+    low_there, high_there = caps_bounds(profile, -t, e, allowed)
+    weight = np.exp(-t)
+    owed = weight * (0.5 - low_there)
+    lower = low - owed - 1e-14 * (low + np.abs(owed))
+    return lower, np.maximum(high - weight * (0.5 - high_there), lower)
+
+
+def thresholds(profile: SphericalProfile, e: Array, guess: Array) -> Array:
+    """Return about the t >= 0 with q_v(S) = 1/2, that is C(-t, e) = 1/2, for each length in `e`; `guess` is positive."""
+
+    def excess(t: Array, at: Array) -> Array:
+        return _estimate_caps(profile, -t, at) - 0.5
+
+    low, high = np.zeros_like(e), np.asarray(guess, dtype=np.float64).copy()
+    below, above = excess(low, e), excess(high, e)
+    result = np.where(below >= 0, 0.0, high)
+    for _ in range(60):
+        rising = np.flatnonzero((above < 0) & (below < 0) & (high < 1e280))
+        if not len(rising):
             break
-        middle = 0.5 * (y0 + y1)
-        y0, y1 = np.concatenate((y0, middle)), np.concatenate((middle, y1))
-    return total * (1 - 1e-15)
+        low[rising], below[rising] = high[rising], above[rising]
+        high[rising] *= np.where(high[rising] < 1e-3, 10.0, 2.0)
+        above[rising] = excess(high[rising], e[rising])
+    # An error f of C(-t, e) moves w by its square only.
+    best = np.where(np.abs(above) < np.abs(below), high, low)
+    error = np.minimum(np.abs(above), np.abs(below))
+    for index in range(60):
+        open_ = np.flatnonzero((error > 5e-5) & (below < 0) & (above >= 0) & (high - low > 1e-12 * high))
+        if not len(open_):
+            break
+        a, b, fa, fb = low[open_], high[open_], below[open_], above[open_]
+        share = np.clip(-fa / (fb - fa), 0.02, 0.98) if index % 3 < 2 else 0.5
+        middle = a + share * (b - a)
+        value = excess(middle, e[open_])
+        up = value >= 0
+        high[open_], above[open_] = np.where(up, middle, b), np.where(up, value, fb)
+        low[open_], below[open_] = np.where(up, a, middle), np.where(up, fa, value)
+        better = np.abs(value) < error[open_]
+        best[open_] = np.where(better, middle, best[open_])
+        error[open_] = np.where(better, np.abs(value), error[open_])
+    return np.where(below >= 0, result, best)
 
 
-@lru_cache(maxsize=64)
-def _edges(profile: SphericalProfile) -> Array:
-    """Edges of the first cells in log r: quantiles, far into both tails."""
-    tails = np.concatenate((10.0 ** np.arange(math.log10(_TAIL), -1.0, 1.0), np.linspace(0.1, 0.5, 13)))
-    below = [profile.quantile(float(q), upper=False) for q in tails]
-    above = [profile.quantile(float(q), upper=True) for q in tails[::-1]]
-    values = np.unique(np.array([r for r in (*below, *above) if 1e-290 < r < 1e290]))
-    edges = np.log(values)
-    # A tail that stretches over decades gets more cells.
-    pieces = [np.linspace(a, b, 2 + int((b - a) // 1.0))[:-1] for a, b in pairwise(edges)]
-    return np.concatenate((*pieces, edges[-1:]))
-
-
-@lru_cache(maxsize=64)
-def _quadrature(profile: SphericalProfile) -> tuple[Array, Array]:
-    """Nodes r and weights for estimates: Gauss-Legendre in the cells of `_edges`."""
-    edges = _edges(profile)
-    points, weights = np.polynomial.legendre.leggauss(8)
-    half = 0.5 * np.diff(edges)[:, None]
-    y = (0.5 * (edges[1:] + edges[:-1])[:, None] + half * points).ravel()
-    r = np.exp(y)
-    log_density = profile.dimension * y - profile.potential(r)
-    density = np.exp(log_density - log_density.max()) * (half * weights).ravel()
-    return r, density / density.sum()
-
-
-def _excess(t: float, profile: SphericalProfile, e: float) -> float:
-    return Caps(profile, -t, e).estimate(*_quadrature(profile)) - 0.5
-
-
-def neyman_pearson_threshold(profile: SphericalProfile, e: float, start: float) -> float:
-    """Return about the t with q_v(S) = 1/2, that is C(-t, e) = 1/2; `start` is a first guess, positive."""
-    low, high = 0.0, max(start, 1e-300)
-    while _excess(high, profile, e) < 0:
-        low, high = high, 2 * high
-        if high > 1e280:  # any threshold is sound; this one is useless, but so is such a shift
-            return start
-    if _excess(low, profile, e) >= 0:
-        return low
-    from scipy.optimize import brentq
-
-    root: float = brentq(_excess, low, high, (profile, e), xtol=1e-13 * high, rtol=1e-10, maxiter=100, disp=False)
-    return root
-
-
-def estimate_failure(profile: SphericalProfile, e: float, start: float = 1.0) -> tuple[float, float]:
-    """Return estimates, not bounds, of the w whose radius is `e`, and of the threshold t."""
-    r, weights = _quadrature(profile)
-    t = neyman_pearson_threshold(profile, e, start)
-    here, there = Caps(profile, t, e).estimate(r, weights), Caps(profile, -t, e).estimate(r, weights)
-    return here - math.exp(-t) * (0.5 - there), t
+def _estimate_caps(profile: SphericalProfile, t: Array, e: Array) -> Array:
+    """Return C(t, e), estimated."""
+    if profile.dimension == 1:  # the share jumps: no quadrature of fixed points sees where
+        low, high = caps_bounds(profile, t, e, np.full_like(t, 1e-5))
+        return 0.5 * (low + high)
+    r, weights = quadrature(profile, 4)
+    caps = Caps(profile, np.repeat(t, len(r)), np.repeat(e, len(r)))
+    return np.asarray(caps.estimate(np.tile(r, len(t))).reshape(len(t), -1) @ weights)
 
 
 @dataclass(frozen=True)
@@ -297,13 +123,11 @@ class Node:
 
 
 def make_node(profile: SphericalProfile, e: float, start: float = 1.0) -> Node:
-    """Return a proved node at the length `e`."""
-    rough, t = estimate_failure(profile, e, start)
-    loss = 0.1 * NODE_GAP * max(min(rough, 0.5 - rough), 1e-15)
-    first = caps_from_below(profile, t, e, loss)
-    second = caps_from_below(profile, -t, e, min(loss * math.exp(min(t, 600.0)), 1e-3))
-    owed = math.exp(-t) * (0.5 - second)
-    return Node(e, first - owed - 1e-14 * (first + abs(owed)), t)
+    """Return a proved node at the length `e`; `start` is a guess of its t."""
+    length = np.array([e])
+    t = thresholds(profile, length, np.array([start]))
+    w, _ = failure_bounds(profile, length, t, _LOSS)
+    return Node(e, float(w[0]), float(t[0]))
 
 
 def slope_at_half(profile: SphericalProfile) -> float:
@@ -311,17 +135,6 @@ def slope_at_half(profile: SphericalProfile) -> float:
     d = profile.dimension
     mean_cosine = math.exp(float(gammaln(d / 2)) - float(gammaln((d + 1) / 2))) / math.sqrt(math.pi) if d > 1 else 1.0
     return (1 - 1e-9) * 2.0 / (profile.mean_slope() * mean_cosine)
-
-
-def _least_step(w: float, nodes: int, *, fine: bool) -> float:
-    """Return the smallest relative step; coarse where few will look, so that the number of nodes stays bounded."""
-    if w > 0.4999:
-        return 0.3
-    if w < 5e-7 or nodes > _FINE_NODES:
-        return 0.03
-    if not fine:
-        return 0.04 if w > 0.495 else 0.006
-    return 0.004 if w > 1e-2 else 0.002
 
 
 @dataclass(frozen=True)
@@ -342,35 +155,42 @@ class LevelSetCurve:
 
     @classmethod
     def build(cls, profile: SphericalProfile) -> "LevelSetCurve":
-        """Compute the nodes, from p = 1/2 outwards, with steps that keep the loss between them near `NODE_GAP`."""
+        """Compute the nodes: few at first, then more wherever the loss between neighbours is above what is aimed at."""
         slope = slope_at_half(profile)
-        typical = profile.quantile(0.5, upper=False) / math.sqrt(profile.dimension)
-        curve = cls(np.empty(0), np.empty(0), np.empty(0), slope)
-        e, step, t, target = 0.3 * typical, 0.05, 1.0, NODE_GAP
-        for _ in range(_MOST_NODES):
-            node = make_node(profile, e, t)
-            reached = float(curve.radius(np.array([min(max(node.w, 0.0), 0.5)]))[0])
-            gap = 1 - reached / e
-            least = _least_step(node.w, len(curve.e), fine=target == NODE_GAP)
-            if not len(curve.e):
-                if gap > NODE_GAP and e > _FIRST_LENGTH * typical:
-                    e *= 0.7 if gap < 0.01 else 0.2
-                    continue
-                if gap > NODE_GAP:  # a singularity at the origin: the slope at 1/2 is infinite, or might as well be
-                    target = 10 * NODE_GAP
-            elif gap > 1.5 * target and step > least:
-                step = max(step * max(0.2, target / gap), least)
-                e = float(curve.e[-1]) * (1 + step)
-                continue
-            if node.w <= _LEAST_FAILURE:
+        e, w, t = _first_nodes(profile, slope)
+        goal = 1.0
+        for index in range(12):
+            kept = _frontier(w)
+            curve = cls(e[kept], w[kept], np.exp(np.minimum(t[kept], 700.0)) * (1 - 1e-14), slope)
+            gaps = curve.gaps()
+            outside = (curve.w < _INNER[0]) | (np.concatenate(([0.5], curve.w[:-1])) > _INNER[1])
+            excess = gaps / np.where(outside, 8.0 * NODE_GAP, NODE_GAP)
+            if index < 4:  # what is left to do says what can be done
+                needed, most = float(np.sum(excess[1:])), COARSE_GAP / NODE_GAP
+                few = _FEW_NODES if needed < 1.4 * _FEW_NODES else 0.5 * _FEW_NODES
+                goal = min(max(needed / few, 1.0), most) if slope > 0 else most
+            parts = np.ceil(np.minimum(excess / goal, 1e3))
+            parts = np.where(parts > 30, 12, np.where(parts > 2, 3, parts)).astype(np.int64)
+            parts[0] = 1
+            parts[1:][curve.e[1:] <= curve.e[:-1] * (1 + 1e-7)] = 1
+            if len(curve.e) + int(np.sum(parts - 1)) > _MOST_NODES or not np.any(parts > 1):
                 break
-            if node.w < (curve.w[-1] if len(curve.w) else 0.5):
-                kappa = math.exp(min(node.t, 700.0)) * (1 - 1e-14)
-                curve = cls(np.append(curve.e, e), np.append(curve.w, node.w), np.append(curve.kappa, kappa), slope)
-            t = node.t
-            step = min(max(step * min(1.5, max(target / max(gap, 1e-12), 0.5)), least), 0.5)
-            e *= 1 + step
+            new = np.concatenate(
+                [np.geomspace(a, b, n + 1)[1:-1] for a, b, n in zip(curve.e[:-1], curve.e[1:], parts[1:], strict=True)]
+            )
+            more_w, more_t = _nodes(
+                profile, new, np.exp(np.interp(np.log(new), np.log(e), np.log(np.maximum(t, 1e-300))))
+            )
+            order = np.argsort(np.concatenate((e, new)), kind="stable")
+            e, w, t = (np.concatenate(pair)[order] for pair in ((e, new), (w, more_w), (t, more_t)))
         return curve
+
+    def gaps(self) -> Array:
+        """Return, for each node, the relative loss just above its w, where the table falls back on smaller nodes."""
+        if not len(self.e):
+            return np.empty(0)
+        before = self._radius(np.minimum(np.nextafter(self.w, 1.0), 0.5), depth=4)
+        return np.maximum(1 - before / self.e, 0.0)
 
     def radius(self, w: Array) -> Array:
         """Return the proved radius for probabilities of at least 1 - w; 0 from w = 1/2 on, infinite at w = 0."""
@@ -387,10 +207,59 @@ class LevelSetCurve:
         some = index >= 0
         at = index[some]
         left = self.kappa[at] * (self.w[at] - w[some]) * (1 - 1e-14)
-        rest = 0.5 - np.minimum(left, 0.5)
+        # The difference is rounded to the next float64, which may be below what is left.
+        rest = np.nextafter(0.5 - np.minimum(left, 0.5), 1.0)
         more = self._radius(rest, depth - 1) if depth > 1 and len(rest) else np.maximum(0.5 - rest, 0) * self.slope
         result[some] = np.maximum(result[some], self.e[at] + more)
         return result * (1 - 1e-15)
+
+
+def _nodes(profile: SphericalProfile, e: Array, guess: Array) -> tuple[Array, Array]:
+    """Return w and t of nodes at the lengths `e`."""
+    t = np.concatenate([thresholds(profile, e[i : i + 64], guess[i : i + 64]) for i in range(0, len(e), 64)])
+    w, _ = failure_bounds(profile, e, t, _LOSS)
+    return w, t
+
+
+def _first_nodes(profile: SphericalProfile, slope: float) -> tuple[Array, Array, Array]:
+    """Return e, w and t of nodes far apart, from where the linear bound is good enough to where w is negligible."""
+    typical = min(max(profile.quantile(0.5, upper=False) / math.sqrt(profile.dimension), 1e-200), 1e200)
+    found: list[tuple[Array, Array, Array]] = []
+    for outwards, step, size in ((True, 1.35, 8), (False, 0.5, 4)):
+        stride, guess = step, 1.0
+        start = typical if outwards else typical * step
+        for _ in range(200):
+            e: Array = start * np.array([stride**index for index in range(size)])
+            e = e[(e > _RANGE[0]) & (e < _RANGE[1])]
+            if not len(e):
+                break
+            w, t = _nodes(profile, e, np.full_like(e, guess))
+            found.append((e, w, t))
+            start, guess = float(e[-1]) * stride, max(float(t[-1]), 1e-8)
+            linear = (0.5 - w[-1]) * slope / e[-1]
+            if w[-1] < _LEAST_FAILURE if outwards else (0.5 - w[-1] < _LEAST_LEAD or 1 - linear < 0.3 * NODE_GAP):
+                break
+            # A law whose probabilities hardly move from one shift to the next is followed in longer strides.
+            if not outwards and (0.5 - w[-1]) > 0.9 * (0.5 - w[0]):
+                stride *= stride
+    e, w, t = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    order = np.argsort(e)
+    e, w, t = e[order], w[order], t[order]
+    for _ in range(40):  # a steep density: the last w that is not negligible may be far from negligible
+        last = int(np.flatnonzero(w > 0.1 * _LEAST_FAILURE)[-1])
+        if w[last] < 0.5 * _INNER[0] or last + 1 == len(e) or e[last + 1] < e[last] * (1 + 1e-6):
+            break
+        new = np.geomspace(e[last], e[last + 1], 6)[1:-1]
+        more_w, more_t = _nodes(profile, new, np.full_like(new, max(float(t[last]), 1e-8)))
+        e, w, t = (np.insert(old, last + 1, more) for old, more in ((e, new), (w, more_w), (t, more_t)))
+    kept = (w > 0.1 * _LEAST_FAILURE) & (w < 0.5)
+    return e[kept], w[kept], t[kept]
+
+
+def _frontier(w: Array) -> NDArray[np.bool_]:
+    """Return which nodes matter: those whose w no longer shift has too."""
+    later = np.append(np.maximum.accumulate(w[::-1])[::-1][1:], -np.inf)
+    return np.asarray((w > later) & (w > 0) & (w < 0.5))
 
 
 @dataclass(frozen=True)
@@ -399,7 +268,7 @@ class LevelSetRadius:
 
     Attributes:
         lower: Proved radius.
-        estimate: What plain quadrature says about the exact one; not a bound.
+        estimate: The exact one up to the rounding of the integrals, about 1e-6 of it; not a bound.
     """
 
     lower: float
@@ -408,11 +277,17 @@ class LevelSetRadius:
     @property
     def gap(self) -> float:
         """1 - lower / estimate: the relative cost of rounding."""
-        return 1 - self.lower / self.estimate if 0 < self.estimate < math.inf else 0.0
+        return max(1 - self.lower / self.estimate, 0.0) if 0 < self.estimate < math.inf else 0.0
+
+
+_ZOOM = 8
+_SHARPEST = 1e-6
 
 
 def level_set_radius(profile: SphericalProfile, w: float) -> LevelSetRadius:
     """Return the l2 radius of a spherical law for a top-class probability of at least 1 - w, without a table.
+
+    A second or two of work for a radius that is right to about 1e-6 of itself for w from 1e-12 up to 0.499.
 
     Args:
         profile: The law.
@@ -421,47 +296,53 @@ def level_set_radius(profile: SphericalProfile, w: float) -> LevelSetRadius:
     if w >= 0.5 or w <= 0:
         limit = 0.0 if w >= 0.5 else math.inf
         return LevelSetRadius(limit, limit)
-    linear = (0.5 - w) * slope_at_half(profile)
-    low, high = linear, max(2 * linear, 1e-9 * profile.quantile(0.5, upper=False))
-    while estimate_failure(profile, high)[0] > w:
-        low, high = high, 2 * high
-    for _ in range(60):
-        middle = 0.5 * (low + high)
-        low, high = (middle, high) if estimate_failure(profile, middle)[0] > w else (low, middle)
-        if high - low <= 1e-9 * high:
-            break
-    loss = 1e-7
-    while loss < 0.5:
-        e = low * (1 - loss)
-        if make_node(profile, e).w >= w:
-            return LevelSetRadius(max(e, linear), low)
-        loss *= 2
-    return LevelSetRadius(linear, low)
+    linear = (0.5 - w) * slope_at_half(profile) * (1 - 1e-15)
+    # Below, a radius for more failures is returned.
+    at = max(w, 1e-15)
+    typical = min(max(profile.quantile(0.5, upper=False) / math.sqrt(profile.dimension), 1e-200), 1e200)
+    guess = 1.0
+
+    def trial(e: Array, loss: float) -> tuple[Array, Array]:
+        nonlocal guess
+        t = thresholds(profile, e, np.full_like(e, guess))
+        guess = max(float(np.median(t)), 1e-300)
+        return failure_bounds(profile, e, t, loss)
+
+    low, high = _bracket(trial, at, max(linear, typical * _RANGE[0] ** 0.5), typical)
+    proved = 0.0
+    for loss in (1e-2, 1e-3, 1e-3, 1e-4, 1e-5, _SHARPEST):
+        e = np.geomspace(low, high, _ZOOM)
+        below, above = trial(e, loss)
+        proved = max(proved, *e[below >= at], 0.0)
+        inside, outside = e[above >= at], e[above < at]
+        low = float(inside[-1]) if len(inside) else low * 0.98
+        high = float(outside[0]) if len(outside) else high * 1.02
+        if not low < high:  # rounding has the last word
+            low, high = high * (1 - 1e-9), low * (1 + 1e-9)
+    e = np.geomspace(low, high, _ZOOM)
+    below, above = trial(e, _SHARPEST)
+    proved = max(proved, *e[below >= at], 0.0)
+    middle = 0.5 * (below + above)
+    estimate = float(np.interp(-at, -middle, e))
+    # What is left between the last two points: a chord of w(e), and a little less.
+    aim = float(np.interp(-at, -below, e))
+    e = aim * (1 - np.array([1e-9, 1e-8, 1e-7, 1e-6, 1e-5]))
+    below, _ = trial(e, _SHARPEST)
+    proved = max(proved, *e[below >= at], 0.0)
+    lower = max(proved, linear)
+    return LevelSetRadius(lower, max(estimate, lower) if w == at else lower)
 
 
-def estimate_radius(profile: SphericalProfile, curve: LevelSetCurve, w: float) -> float:
-    """Return an estimate, not a bound, of the radius at failure probability `w`, from plain quadrature.
-
-    Where quadrature fails, the proved radius is returned.
-
-    The relative gap between it and `curve.radius(w)` is what rounding and the steps between nodes cost.
-    """
-    from scipy.optimize import brentq
-
-    if w >= 0.5:
-        return 0.0
-    lower = float(curve.radius(np.array([w]))[0])
-    if w <= 0 or not lower > 0:
-        return math.inf if w <= 0 else 0.0
-    high = lower * 1.05
-    for _ in range(200):
-        if estimate_failure(profile, high)[0] <= w:
-            break
-        high *= 1.2
-    low = lower * 0.95
-    if estimate_failure(profile, low)[0] <= w:
-        return lower
-    if estimate_failure(profile, high)[0] > w:
-        return lower
-    root: float = brentq(lambda e: estimate_failure(profile, e)[0] - w, low, high, rtol=1e-9)
-    return root
+def _bracket(
+    trial: Callable[[Array, float], tuple[Array, Array]], w: float, least: float, typical: float
+) -> tuple[float, float]:
+    """Return e on both sides of the radius at `w`, within a factor of 2 of each other if that is possible."""
+    e = typical
+    inside = bool(trial(np.array([e]), 1e-2)[1][0] >= w)
+    step = 2.0 if inside else 0.5
+    while _RANGE[0] < e * step < _RANGE[1]:
+        e *= step
+        if bool(trial(np.array([e]), 1e-2)[1][0] >= w) != inside:
+            return (e / step, e) if inside else (e, e / step)
+        step = step**1.25 if abs(math.log(step)) < 50 else step
+    return (e, e * 2) if inside else (max(e, least), max(e, least) * 2)

@@ -7,7 +7,7 @@ is for scale 1.
 """
 
 import math
-from functools import lru_cache
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float64
@@ -16,6 +16,7 @@ from scipy.special import betaincc, betainccinv, gammaincc, gammainccinv, gammai
 
 from smoothing.radius.differential import GrowthIntegral, share_grid
 from smoothing.radius.special import log_gamma_ratio, lower_gamma
+from smoothing.radius.table import kept_growth
 
 _THRESHOLDS = 50_000
 """Lines per growth function: the relative gap falls with the square, and is below 1e-6 with these."""
@@ -23,7 +24,7 @@ _THRESHOLDS = 50_000
 Array = Float64[ndarray, " n"]
 
 
-@lru_cache(maxsize=32)
+@kept_growth
 def exponential_growth(dimension: int, k: float, j: float) -> GrowthIntegral:
     """Return the growth integral of the score +-(k r^k + j) / r, r of density proportional to r^(d-1-j) exp(-r^k).
 
@@ -81,10 +82,16 @@ def exponential_growth(dimension: int, k: float, j: float) -> GrowthIntegral:
             low, high = _roots(thresholds, k, j)
             share, mean = (x + y for x, y in zip(inner(low), outer(high), strict=True))
     limit = math.inf if j == 0 and k >= 1 else None
-    return _half(thresholds, share, mean, mean_rising + mean_falling, limit)
+    growth = _half(thresholds, share, mean, mean_rising + mean_falling, limit)
+    if k > 1 or limit is not None:
+        return growth
+    # The first shells, from a share far above the smallest float64: R(0) is R there and what they carry.
+    first = int(np.argmax(share > 1e-280))
+    start = float(growth.bounds(np.array([0.5 * float(share[first]) * (1.0 + 1e-10)]))[0][0])
+    return replace(growth, limit=start + first_shells(float(log_r[first]), d, k, j))
 
 
-@lru_cache(maxsize=32)
+@kept_growth
 def power_growth(dimension: int, a: float) -> GrowthIntegral:
     """Return the growth integral of the score +-a / (1 + r), r of the beta prime law (d, a - d): density (1 + ||z||)^-a.
 
@@ -100,6 +107,25 @@ def power_growth(dimension: int, a: float) -> GrowthIntegral:
     v = betainccinv(excess, dimension, 2.0 * share_grid(_THRESHOLDS))
     share, mean = betaincc(excess, dimension, v), excess * betaincc(excess + 1.0, dimension, v)
     return _half(a * v, share, mean, excess, math.inf)
+
+
+def first_shells(log_r: float, d: int, k: float, j: float) -> float:
+    """Return a lower bound on int dp / Phi(p) over the sets {|z| <= s}, s <= r, for k <= 1, close to it for small shares.
+
+    With h(s) = k s^k + j and the density f(s) ~ s^(d-1-j) exp(-s^k) of |z|, dp / Phi = f ds / int_0^s (h(x) / x) f(x) dx. As
+    s^k - (xs)^k <= -k s^k log x for x < 1, the inner integral is at most f(s) (j / (D - v) + v / (D + k - v)) for
+    v = k s^k < D = d - 1 - j. For j = 0 what is left integrates to (D + k) s^(1 - k) / (k (1 - k)) - s. The loss is of the
+    relative order of v for small d and of 1 / d for large d.
+    """
+    rest, r = d - 1.0 - j, math.exp(log_r)
+    if not k * r**k < rest:
+        return 0.0
+    if j == 0:
+        return max((rest + k) * math.exp((1.0 - k) * log_r) / (k * (1.0 - k)) - r, 0.0) * (1.0 - 1e-11)
+    s = r * np.linspace(0.0, 1.0, 20_001) ** 4
+    v = k * s[1:] ** k
+    # Falls with s: the upper end of each cell.
+    return float(np.sum(np.diff(s) / (j / (rest - v) + v / (rest + k - v)))) * (1.0 - 1e-11)
 
 
 def _half(thresholds: Array, share: Array, mean: Array, total: float, limit: float | None) -> GrowthIntegral:

@@ -1,8 +1,7 @@
 """The growth function of exp(-||z||_1^k) noise at linf: a radial score times a sum of d random signs."""
 
 import math
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float64
@@ -10,14 +9,17 @@ from numpy import ndarray
 from scipy.special import gammaincc, gammainccinv, gammaincinv
 
 from smoothing.radius.differential import GrowthIntegral, cell_bounds
+from smoothing.radius.radial import first_shells
 from smoothing.radius.signs import SignSum, sign_sum
 from smoothing.radius.special import log_gamma_ratio, lower_gamma
+from smoothing.radius.table import kept_growth
 
 _TOLERANCE = 4e-7
 """Relative gap of every cell down to p = 1e-16; below, a thousand times as much."""
 
 _ROUNDS = 40
 _SMALLEST = 1e-250
+_LAST_SHARE = 1e-240
 _CHUNK = 64
 
 Array = Float64[ndarray, " n"]
@@ -73,7 +75,7 @@ class _Score:
         return share, mean
 
 
-@lru_cache(maxsize=32)
+@kept_growth
 def signed_exponential_growth(dimension: int, k: float) -> GrowthIntegral:
     """Return the growth integral of Z = W S (scale 1), W = k r^(k-1) and S a sum of d independent fair signs.
 
@@ -109,10 +111,17 @@ def signed_exponential_growth(dimension: int, k: float) -> GrowthIntegral:
         order = np.argsort(-t)
         t, share, mean = t[order], share[order], mean[order]
     kept = (share > _SMALLEST) & (mean > 0)
-    return GrowthIntegral(
+    growth = GrowthIntegral(
         thresholds=t[kept],
         shares=np.maximum.accumulate(np.minimum(share[kept], 0.5)),
         means=np.maximum.accumulate(np.minimum(mean[kept], half_mean)),
         half_mean=half_mean,
         limit=math.inf if k > 1 else None,
     )
+    if k > 1:
+        return growth
+    # S <= d: below a small share, Phi is at most d times that of W alone, whose sets are the first shells.
+    u = max(float(gammaincinv(score.a, _LAST_SHARE)), 1e-300)
+    reached = float(lower_gamma(score.a, np.array(u))) * (1.0 + 1e-10)
+    start = float(growth.bounds(np.array([reached]))[0][0])
+    return replace(growth, limit=start + first_shells(math.log(u) / k, dimension, k, 0.0) / dimension)

@@ -35,7 +35,7 @@ class SphericalProfile(ABC):
 
     @abstractmethod
     def growth(self, r: Array) -> Array:
-        """Return h(r) = r psi'(r), positive and nondecreasing."""
+        """Return h(r) = r psi'(r), positive and nondecreasing, accurate to a few units in the last place."""
 
     @abstractmethod
     def elasticity(self, lower: Array, upper: Array) -> tuple[Array, Array]:
@@ -60,8 +60,10 @@ class SphericalProfile(ABC):
         """
         return float("inf")
 
-    def log_contraction(self, r: Array, t: float) -> tuple[Array, Array]:
+    def log_contraction(self, r: Array, t: Array) -> tuple[Array, Array]:
         """Return log(r / s) for the s with psi(s) = psi(r) - t (infinite where there is none), and a bound on its error.
+
+        `r` and `t` have the same shape.
 
         The default subtracts; a profile overrides it where the difference is known without cancellation.
         """
@@ -70,5 +72,5 @@ class SphericalProfile(ABC):
             s = self.inverse_potential(value - t)
             delta = np.where(s > 0, np.log(r) - np.log(s), np.inf)
             # An error of psi moves log s by that over h(s).
-            moved = (np.abs(value) + abs(t)) / self.growth(np.minimum(r, s))
+            moved = (np.abs(value) + np.abs(t)) / self.growth(np.minimum(r, s))
         return delta, np.where(s > 0, 2e-15 * (4.0 + np.abs(np.log(r)) + moved), 0.0)

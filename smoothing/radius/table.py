@@ -1,33 +1,42 @@
-"""Level-set curves on disk: computed once per law and dimension, under a name that holds everything they depend on.
+"""Tables on disk: computed once per law and dimension, under a name that holds everything they depend on.
 
-A file is named after the hash of the profile's class and parameters, of the source code of the method and of the profile,
-and of the versions of numpy and scipy; another version of anything gets another file. Files appear whole, by a rename, so
-that any number of processes may read and write one folder: at worst two of them compute the same curve. A file that does
-not hold what its name says is computed again.
+Two kinds: the curves of the level-set method (of a profile), and the growth integrals of the differential method (of the
+function that builds them and its arguments). A file is named after the hash of the class or function and its parameters, of
+the source code of the method, and of the versions of numpy and scipy; another version of anything gets another file. Files
+appear whole, by a rename, so that any number of processes may read and write one folder: at worst two of them compute the
+same table. A file that does not hold what its name says is computed again.
+
+Both kinds are bounds at every probability (a look-up never lies above the radius that a computation without a table gives,
+up to what that one rounds away), and monotone.
 """
 
 import hashlib
 import inspect
 import io
 import json
+import math
 import os
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass
-from functools import lru_cache
+from functools import lru_cache, wraps
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import scipy
+from numpy.typing import NDArray
 
 from smoothing.errors import InvalidArgumentError, SmoothingError
-from smoothing.radius import level_set, spherical
+from smoothing.radius import caps, differential, level_set, signs, special, spherical
+from smoothing.radius.differential import GrowthIntegral
 from smoothing.radius.level_set import LevelSetCurve
 from smoothing.radius.spherical import SphericalProfile
 
-_ARRAYS = ("e", "w", "kappa")
+Arrays = dict[str, NDArray[np.float64]]
 
 _folder: Path | None = None
 
@@ -37,7 +46,7 @@ class TableError(SmoothingError):
 
 
 def use_folder(folder: Path | str | None) -> None:
-    """Keep the curves of this process in `folder` from now on, and look for them there; None: in memory only.
+    """Keep the tables of this process in `folder` from now on, and look for them there; None: in memory only.
 
     Raises:
         TableError: If the folder cannot be created.
@@ -52,6 +61,9 @@ def use_folder(folder: Path | str | None) -> None:
     except OSError as error:
         raise TableError(f"cannot create the cache folder {path}: {error.strerror or error}") from error
     _folder = path
+
+
+# --- Curves of the level-set method -----------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=128)
@@ -69,13 +81,13 @@ def load_or_build(profile: SphericalProfile, folder: Path) -> LevelSetCurve:
         InvalidArgumentError: If the profile is not a dataclass of numbers, so that nothing says what its curve depends on.
         TableError: If the file cannot be written.
     """
-    header = table_header(profile)
-    path = folder / f"level-set-{hashlib.sha256(header.encode()).hexdigest()[:40]}.npz"
-    curve = _read(path, header)
-    if curve is None:
+
+    def build() -> Arrays:
         curve = LevelSetCurve.build(profile)
-        _write(path, header, curve)
-    return curve
+        return {"e": curve.e, "w": curve.w, "kappa": curve.kappa, "slope": np.array(curve.slope)}
+
+    found = _load_or_build("level-set", table_header(profile), folder, ("e", "w", "kappa", "slope"), build)
+    return LevelSetCurve(found["e"], found["w"], found["kappa"], float(found["slope"]))
 
 
 def table_header(profile: SphericalProfile) -> str:
@@ -94,34 +106,83 @@ def table_header(profile: SphericalProfile) -> str:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise InvalidArgumentError(f"a profile kept on disk must hold numbers, got {field.name}={value!r}")
         values[field.name] = float(value).hex()
-    modules = (level_set, spherical, sys.modules[type(profile).__module__])
+    return _header(kind, values, (level_set, caps, spherical, special, sys.modules[type(profile).__module__]))
+
+
+# --- Growth integrals of the differential method ----------------------------------------------------------------------
+
+_GROWTH = ("thresholds", "shares", "means", "scalars")
+
+
+def kept_growth(build: Callable[..., GrowthIntegral]) -> Callable[..., GrowthIntegral]:
+    """Make a function of numbers that builds a growth integral look in memory and in the folder of `use_folder` first.
+
+    The decorated function takes its arguments by position only.
+    """
+
+    @lru_cache(maxsize=64)
+    @wraps(build)
+    def stored(*arguments: float | int) -> GrowthIntegral:
+        if _folder is None:
+            return build(*arguments)
+        values = {str(index): float(value).hex() for index, value in enumerate(arguments)}
+        names = (build.__module__, "smoothing.radius.radial")  # one of the builders uses the other's module
+        modules = (differential, signs, special, *(sys.modules[name] for name in sorted(set(names))))
+        header = _header(f"{build.__module__}.{build.__qualname__}", values, modules)
+
+        def compute() -> Arrays:
+            growth = build(*arguments)
+            limit = math.nan if growth.limit is None else growth.limit
+            scalars = np.array([growth.half_mean, limit, growth.error])
+            return dict(zip(_GROWTH, (growth.thresholds, growth.shares, growth.means, scalars), strict=True))
+
+        found = _load_or_build("growth", header, _folder, _GROWTH, compute)
+        half_mean, limit, error = (float(value) for value in found["scalars"])
+        return GrowthIntegral(
+            found["thresholds"], found["shares"], found["means"], half_mean, None if math.isnan(limit) else limit, error
+        )
+
+    return stored
+
+
+# --- Files ------------------------------------------------------------------------------------------------------------
+
+
+def _header(kind: str, values: dict[str, Any], modules: tuple[ModuleType, ...]) -> str:
     code = hashlib.sha256("".join(inspect.getsource(module) for module in modules).encode()).hexdigest()
-    content = {"profile": kind, "values": values, "code": code, "numpy": np.__version__, "scipy": scipy.__version__}
+    content = {"table": kind, "values": values, "code": code, "numpy": np.__version__, "scipy": scipy.__version__}
     return json.dumps(content, sort_keys=True)
 
 
-def _read(path: Path, header: str) -> LevelSetCurve | None:
+def _load_or_build(kind: str, header: str, folder: Path, names: tuple[str, ...], build: Callable[[], Arrays]) -> Arrays:
+    path = folder / f"{kind}-{hashlib.sha256(header.encode()).hexdigest()[:40]}.npz"
+    arrays = _read(path, header, names)
+    if arrays is None:
+        arrays = build()
+        _write(path, header, arrays)
+    return arrays
+
+
+def _read(path: Path, header: str, names: tuple[str, ...]) -> Arrays | None:
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as data:
             if str(data["header"]) != header:
                 return None
-            arrays = {name: np.asarray(data[name], dtype=np.float64) for name in _ARRAYS}
-            slope, digest = float(data["slope"]), str(data["digest"])
+            arrays: Arrays = {name: np.asarray(data[name], dtype=np.float64) for name in names}
+            digest = str(data["digest"])
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
         return None
-    curve = LevelSetCurve(**arrays, slope=slope)
-    return curve if digest == _digest(curve) else None
+    return arrays if digest == _digest(arrays) else None
 
 
-def _digest(curve: LevelSetCurve) -> str:
-    parts = [getattr(curve, name).tobytes() for name in _ARRAYS]
-    return hashlib.sha256(b"".join((*parts, curve.slope.hex().encode()))).hexdigest()
+def _digest(arrays: Arrays) -> str:
+    return hashlib.sha256(b"".join(name.encode() + arrays[name].tobytes() for name in sorted(arrays))).hexdigest()
 
 
-def _write(path: Path, header: str, curve: LevelSetCurve) -> None:
+def _write(path: Path, header: str, arrays: Arrays) -> None:
     buffer = io.BytesIO()
-    arrays: dict[str, Any] = {name: getattr(curve, name) for name in _ARRAYS}
-    np.savez(buffer, header=header, slope=curve.slope, digest=_digest(curve), **arrays)
+    content: dict[str, Any] = dict(arrays)
+    np.savez(buffer, header=header, digest=_digest(arrays), **content)
     temporary: str | None = None
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

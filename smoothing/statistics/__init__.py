@@ -7,11 +7,14 @@ from smoothing.statistics.binomial import (
     minimum_votes,
     success_lower_bound,
 )
+from smoothing.statistics.boundary import Boundary
+from smoothing.statistics.boundary_check import verify_boundary
 from smoothing.statistics.rank import rank_p_value, rank_test
 from smoothing.statistics.tail import MAX_VOTES
 
 __all__ = [
     "MAX_VOTES",
+    "Boundary",
     "check_alpha",
     "failure_upper_bound",
     "log_binomial_cdf",
@@ -19,4 +22,5 @@ __all__ = [
     "rank_p_value",
     "rank_test",
     "success_lower_bound",
+    "verify_boundary",
 ]

@@ -20,6 +20,16 @@ def check_alpha(alpha: object) -> None:
         raise InvalidArgumentError(f"alpha must be one number, got alpha={alpha!r}")
 
 
+def check_positive_integer(name: str, value: object) -> None:
+    """Raise unless `value` is an integer of at least 1; booleans are not.
+
+    Raises:
+        InvalidArgumentError: If it is not; the message calls it `name`.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise InvalidArgumentError(f"{name} must be an integer of at least 1, got {name}={value!r}")
+
+
 def as_probabilities(name: str, value: object, *, closed: bool) -> Float64[ndarray, "..."]:
     """Return `value` as a float64 array with every element in (0, 1), or in [0, 1] if `closed`.
 

@@ -71,6 +71,22 @@ def binomial_tails(failures: Float64[ndarray, " m"], n: Float64[ndarray, " m"], 
     return Tails(log_lower, log_upper, log_slope)
 
 
+def log_binomial_pmf(failures: Float64[ndarray, " m"], n: int, q: float) -> Float64[ndarray, " m"]:
+    """Return log P(X = f) for X ~ Bin(n, q), by the saddle-point form; error as in `binomial_tails`.
+
+    Args:
+        failures: f, whole numbers with 0 <= f <= n.
+        n: In [1, MAX_VOTES].
+        q: In (0, 1).
+    """
+    log_pmf = np.full_like(failures, n * np.log(q))
+    inner = failures < n
+    f = failures[inner]
+    m, x = np.full_like(f, n), np.full_like(f, q)
+    log_pmf[inner] = _log_pmf(f, m, 1.0 - x, _distance_from_mean(f, m, x))
+    return log_pmf
+
+
 def _tails(f: Float64[ndarray, " m"], n: Float64[ndarray, " m"], q: Float64[ndarray, " m"]) -> Tails:
     p = 1.0 - q
     delta = _distance_from_mean(f, n, q)

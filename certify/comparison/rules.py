@@ -1,0 +1,48 @@
+"""What may be compared: one norm, the same inputs, the same labels; conversions only inward, asked for and flagged."""
+
+from collections.abc import Sequence
+
+from certify.audit.findings import list_indices
+from certify.comparison.sides import Side
+from certify.errors import UsageError
+from smoothing.threat import Norm
+
+
+def align(sides: Sequence[Side], norm: Norm | None = None) -> list[Side]:
+    """Return the sides in one norm, after checking that they are about the same inputs.
+
+    Args:
+        sides: At least two.
+        norm: The norm to compare in; radii proved in another one are replaced by those of inscribed balls. None: all must
+            have one norm already.
+
+    Raises:
+        UsageError: If the data, the inputs, the labels or the norms differ.
+    """
+    if len(sides) < 2:
+        raise UsageError(f"a comparison must have at least two runs, got {len(sides)}")
+    first = sides[0]
+    for side in sides[1:]:
+        names = f"{first.folder} and {side.folder}"
+        if (first.data_digest, first.split) != (side.data_digest, side.split):
+            raise UsageError(f"runs must be of the same data set and split to be compared, got others in {names}")
+        differing = set(first.points) ^ set(side.points)
+        if differing:
+            raise UsageError(
+                f"runs must be about the same inputs to be compared, got {len(first.points)} and {len(side.points)} in "
+                f"{names}; only one of them has {list_indices(differing)}"
+            )
+        for index, point in first.points.items():
+            other = side.points[index]
+            if (point.label, point.input_sha256) != (other.label, other.input_sha256):
+                raise UsageError(
+                    f"input {index} must be the same in both runs, got another one or another label in {names}"
+                )
+    norms = {side.norm for side in sides}
+    if norm is None and len(norms) > 1:
+        listed = ", ".join(sorted(str(found) for found in norms))
+        raise UsageError(
+            f"radii must be in one norm to be compared, got {listed}; --norm N converts the others inward (to inscribed "
+            "balls, flagged), which is a real loss"
+        )
+    return [side if norm is None else side.converted(norm) for side in sides]

@@ -1,0 +1,1 @@
+"""Deterministic verification as runs: what is asked, the journalled engine, its rows and exports."""

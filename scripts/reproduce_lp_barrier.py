@@ -1,0 +1,318 @@
+r"""Reproduce the tables of "A Convex Relaxation Barrier to Tight Robustness Verification" (Salman et al. 2019).
+
+    NETS=../shared/models/lp_barrier
+    python scripts/reproduce_lp_barrier.py table1 --weights $NETS/mnist_MLP_2_100_NOR.safetensors --eps 0.02 --out runs
+    python scripts/reproduce_lp_barrier.py table2 --weights $NETS/mnist_*.safetensors --out runs \
+        --images $NETS/ten_test_images.npy
+
+Table 1: upper bounds on the adversarial error, ball intersected with [0, 1], true label. Table 2: certified l_inf radius,
+not clipped, the network's own prediction. Any weight file of the family will do; rows that were published are shown beside
+the published numbers. Every finished image is a line in a file of --out: interrupt, and repeat the same line to go on.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from barrier_networks import load_network, mnist_test
+from torch import nn
+
+from smoothing.attacks import cross_entropy, margin, pgd
+from smoothing.threat import Norm, ThreatModel
+from verify.ball import Ball
+from verify.certified_radius import attack_radius, certified_radius
+from verify.crown import Crown
+from verify.graph import Graph
+from verify.lp import LPAll, LPLast
+from verify.problem import Problem
+from verify.result import Status
+from verify.same_slope import SameSlope
+from verify.tracing import trace
+
+TABLE1 = {  # test error, PGD, MILP lower, MILP upper, LP-ALL, LP-GREEDY, all in percent
+    ("mnist_MLP_2_100_NOR", 0.02): (2.05, 10.06, 10.16, 13.48, 26.41, 35.11),
+    ("mnist_MLP_2_100_NOR", 0.03): (2.05, 20.37, 20.43, 48.67, 65.70, 75.85),
+    ("mnist_MLP_2_100_NOR", 0.05): (2.05, 53.37, 53.37, 94.04, 97.95, 99.39),
+    ("mnist_MLP_2_100_LPD", 0.1): (4.09, 13.39, 14.45, 14.45, 17.24, 18.32),
+}
+TABLE2 = {  # LP-GREEDY, LP-LAST, LP-ALL, PGD, all in 1e-3
+    "mnist_cnn_small_NOR": (14.98, 16.29, 18.87, 52.70),
+    "mnist_cnn_small_ADV": (73.42, 77.09, 85.94, 155.16),
+    "mnist_cnn_small_LPD": (153.17, 160.83, 160.83, 226.72),
+    "mnist_MLP_9_100_NOR": (11.35, 11.92, 14.23, 31.37),
+    "mnist_MLP_9_100_ADV": (19.41, 21.12, 25.41, 94.57),
+    "mnist_MLP_9_100_LPD": (68.25, 71.51, 73.96, 103.87),
+    "mnist_MLP_2_100_NOR": (14.19, 15.11, 15.83, 28.14),
+    "mnist_MLP_2_100_ADV": (41.68, 43.76, 43.76, 81.22),
+    "mnist_MLP_2_100_LPD": (81.50, 85.33, 85.33, 118.10),
+}
+CLIP = (0.0, 1.0)
+FILTER_BATCH = 250
+FILTERS = ("pgd", "falsified", "greedy", "crown")
+FILTER_BYTES = 32 * 2**20  # of rows at a time: small enough for the caches
+
+
+class Journal:
+    """One JSON object per line and finished item; what is there is not done again."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.done: dict[str, dict[str, Any]] = {}
+        if path.exists():
+            for line in path.read_text().splitlines():
+                try:
+                    entry = json.loads(line)
+                except json.JSONDecodeError:
+                    continue  # cut off by an interruption: done again
+                self.done[entry["key"]] = entry
+
+    def write(self, key: str, **values: Any) -> None:
+        self.done[key] = {"key": key, **values}
+        with self.path.open("a") as file:
+            file.write(json.dumps(self.done[key]) + "\n")
+
+
+@cache
+def graph_of(path: Path) -> Graph:
+    return trace(load_network(path), (1, 28, 28))
+
+
+def lp_verdict(path: Path, x: torch.Tensor, label: int, eps: float) -> tuple[bool, float, tuple[str, ...]]:
+    """Whether LP-ALL proves the label, in how many CPU seconds, and what went wrong if anything did."""
+    torch.set_num_threads(1)
+    began = time.process_time()
+    problem = Problem.margins(graph_of(path), x[None], Ball("linf", eps, clip=CLIP), [label])
+    result = LPAll(until_sign=True).bound(problem)
+    return result.status[0] is Status.VERIFIED, time.process_time() - began, result.notes
+
+
+def table1_row(path: Path, eps: float, root: Path, out: Path, jobs: int, milp: int, milp_seconds: float) -> None:
+    name = path.stem
+    network, graph = load_network(path), graph_of(path)
+    images, labels = mnist_test(root)
+    targets = torch.from_numpy(labels)
+    threat = ThreatModel(Norm.LINF, eps)
+    with torch.no_grad():
+        wrong = network(images).argmax(1) != targets
+    filters = Journal(out / f"table1-{name}-{eps}-filters.jsonl")
+    run_filters(network, graph, images, labels, wrong.numpy(), threat, filters)
+    batches = [filters.done[str(start)] for start in range(0, len(images), FILTER_BATCH)]
+    published_attack, falsified, greedy, crown = (
+        np.array([bit == "1" for batch in batches for bit in batch[column]]) for column in FILTERS
+    )
+    open_images = np.flatnonzero(~falsified & ~crown)
+    print(
+        f"{name} eps {eps}: PGD {100 * published_attack.mean():.2f} %, LP-GREEDY {100 * (1 - greedy.mean()):.2f} %, "
+        f"CROWN {100 * (1 - crown.mean()):.2f} %, open for LP-ALL: {len(open_images)}",
+        flush=True,
+    )
+    journal = Journal(out / f"table1-{name}-{eps}.jsonl")
+    todo = [int(i) for i in open_images if str(i) not in journal.done]
+    for i, (proved, seconds, notes) in run(lambda i: (path, images[i], int(labels[i]), eps), lp_verdict, todo, jobs):
+        journal.write(str(i), proved=proved, seconds=seconds, notes=list(notes))
+    proved = crown.copy()
+    for i in open_images:
+        proved[i] = journal.done[str(i)]["proved"]
+    seconds = sum(journal.done[str(i)]["seconds"] for i in open_images)
+    measured = [100 * wrong.float().mean().item(), 100 * published_attack.mean(), None, None]
+    measured += [100 * (1 - proved.mean()), 100 * (1 - greedy.mean())]
+    columns = ("test error", "PGD", "MILP lower", "MILP upper", "LP-ALL", "LP-GREEDY")
+    published = TABLE1.get((name, eps))
+    print(
+        f"\n{name}, eps {eps}, ball within [0, 1], true label, {len(images)} images, LP-ALL {seconds / 60:.1f} CPU minutes"
+    )
+    print("| column | measured % | published % | difference |\n| --- | --- | --- | --- |")
+    for k, (column, value) in enumerate(zip(columns, measured, strict=True)):
+        known = "" if published is None else f"{published[k]:.2f}"
+        difference = "" if published is None or value is None else f"{value - published[k]:+.2f}"
+        print(f"| {column} | {'' if value is None else f'{value:.2f}'} | {known} | {difference} |")
+    if milp:
+        milp_subset(path, images, labels, eps, np.flatnonzero(~falsified & ~proved), milp, milp_seconds, out)
+
+
+def run_filters(
+    network: nn.Module,
+    graph: Graph,
+    images: torch.Tensor,
+    labels: np.ndarray,
+    wrong: np.ndarray,
+    threat: ThreatModel,
+    journal: Journal,
+) -> None:
+    """Cheap answers, batch by batch: the published attack, a stronger one, LP-GREEDY alone, CROWN with same-slope boxes."""
+    for start in range(0, len(images), FILTER_BATCH):
+        if str(start) in journal.done:
+            continue
+        some = slice(start, start + FILTER_BATCH)
+        answers = filter_batch(network, graph, images[some], labels[some], wrong[some], threat)
+        journal.write(
+            str(start),
+            **{name: "".join("01"[int(x)] for x in answer) for name, answer in zip(FILTERS, answers, strict=True)},
+        )
+        print(
+            f"\rfilters: {min(start + FILTER_BATCH, len(images))} of {len(images)}", end="", file=sys.stderr, flush=True
+        )
+    print(file=sys.stderr)
+
+
+def filter_batch(
+    network: nn.Module, graph: Graph, x: torch.Tensor, labels: np.ndarray, wrong: np.ndarray, threat: ThreatModel
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    ball, y = Ball("linf", threat.radius, clip=CLIP), torch.from_numpy(labels)
+    greedy, crown = np.zeros(len(x), dtype=bool), np.zeros(len(x), dtype=bool)
+    found = pgd(lambda z: cross_entropy(network(z), y), x, threat, steps=40, step_size=0.01)
+    with torch.no_grad():
+        published = (network(found.x).argmax(1) != y).numpy() | wrong
+    falsified = published.copy()
+    # A sound bound cannot prove what an attack has refuted, so only the others are asked about.
+    rest = np.flatnonzero(~falsified)
+    if len(rest):
+        problem = Problem.margins(graph, x[rest], ball, labels[rest], max_bytes=FILTER_BYTES)
+        greedy[rest] = [status is Status.VERIFIED for status in SameSlope().bound(problem, pure=True).status]
+        crown |= greedy
+    rest = np.flatnonzero(~falsified & ~greedy)
+    if len(rest):
+        generator, left = torch.Generator().manual_seed(0), y[rest]
+        harder = pgd(lambda z: margin(network(z), left), x[rest], threat, steps=60, restarts=4, generator=generator)
+        falsified[rest[(harder.loss > 0).numpy()]] = True
+    rest = np.flatnonzero(~falsified & ~greedy)
+    if len(rest):
+        problem = Problem.margins(graph, x[rest], ball, labels[rest], max_bytes=FILTER_BYTES)
+        better = Crown().bound(problem, SameSlope().bound(problem))
+        crown[rest] = [status is Status.VERIFIED for status in better.status]
+    return published, falsified, greedy, crown
+
+
+def milp_subset(
+    path: Path,
+    images: torch.Tensor,
+    labels: np.ndarray,
+    eps: float,
+    open_images: np.ndarray,
+    count: int,
+    limit: float,
+    out: Path,
+) -> None:
+    """Exact answers on the first `count` images that LP-ALL leaves open."""
+    from verify.milp import MILP
+
+    journal = Journal(out / f"table1-{path.stem}-{eps}-milp.jsonl")
+    subset = [int(i) for i in open_images[:count]]
+    for i in subset:
+        if str(i) in journal.done:
+            continue
+        began = time.process_time()
+        problem = Problem.margins(graph_of(path), images[i][None], Ball("linf", eps, clip=CLIP), [int(labels[i])])
+        result = MILP(time_limit=limit, until_sign=True).bound(problem, LPAll().bound(problem))
+        journal.write(str(i), status=str(result.status[0]), seconds=time.process_time() - began)
+    verdicts = [journal.done[str(i)]["status"] for i in subset]
+    counts = {verdict: verdicts.count(verdict) for verdict in sorted(set(verdicts))}
+    print(f"MILP on the first {len(subset)} images that LP-ALL leaves open, {limit:.0f} s each: {counts}")
+
+
+def table2_row(path: Path, images: torch.Tensor, out: Path, jobs: int) -> None:
+    """Certified radii by the three published methods, alone as published, and by the attack; image by image."""
+    journal = Journal(out / f"table2-{path.stem}.jsonl")
+    todo = [i for i in range(len(images)) if str(i) not in journal.done]
+    # The attack sees all images at once, everything else one after the other.
+    attacked = attack_radius(load_network(path), images, "linf", clip=None, limit=0.5) if todo else np.zeros(0)
+    for i, radii in run(lambda i: (path, images[i], float(attacked[i])), table2_image, todo, jobs):
+        journal.write(str(i), **radii)
+    columns = ("LP-GREEDY", "LP-LAST", "LP-ALL", "PGD")
+    values = np.array([[journal.done[str(i)][column] for column in columns] for i in range(len(images))])
+    seconds = sum(journal.done[str(i)]["seconds"] for i in range(len(images)))
+    published = TABLE2.get(path.stem)
+    print(
+        f"\n{path.stem}: mean l_inf radius x 1000, not clipped, predicted label, {len(images)} images, {seconds:.0f} CPU s"
+    )
+    print("| column | measured | published | difference % |\n| --- | --- | --- | --- |")
+    for k, (column, mean) in enumerate(zip(columns, 1000 * values.mean(axis=0), strict=True)):
+        known = "" if published is None else f"{published[k]:.2f}"
+        difference = "" if published is None else f"{100 * (mean / published[k] - 1):+.2f}"
+        print(f"| {column} | {mean:.2f} | {known} | {difference} |", flush=True)
+
+
+def table2_image(path: Path, x: torch.Tensor, attacked: float) -> dict[str, float]:
+    torch.set_num_threads(1)
+    began = time.process_time()
+    graph, batch = graph_of(path), x[None]
+    shared: dict[str, Any] = {"clip": None, "limit": min(attacked, 0.5), "relative": 0.002}
+    greedy = certified_radius(graph, batch, "linf", SameSlope(), pure=True, **shared)
+    last = certified_radius(graph, batch, "linf", LPLast(until_sign=True), pure=True, start=greedy.radius, **shared)
+    everything = certified_radius(graph, batch, "linf", LPAll(until_sign=True), start=last.radius, **shared)
+    names, searches = ("LP-GREEDY", "LP-LAST", "LP-ALL"), (greedy, last, everything)
+    found = {name: float(search.radius[0]) for name, search in zip(names, searches, strict=True)}
+    return {**found, "PGD": attacked, "seconds": time.process_time() - began}
+
+
+def run(
+    arguments: Callable[[int], tuple[Any, ...]], work: Callable[..., Any], todo: list[int], jobs: int
+) -> Iterator[tuple[int, Any]]:
+    """Yield (item, work(*arguments(item))) as they finish, over processes if asked to."""
+    began = time.perf_counter()
+    if jobs == 1:
+        results: Iterator[Any] = ((i, work(*arguments(i))) for i in todo)
+    else:
+        from joblib import Parallel, delayed
+
+        parallel = Parallel(n_jobs=jobs, return_as="generator_unordered")
+        results = parallel(delayed(_tagged)(i, work, arguments(i)) for i in todo)
+    for done, result in enumerate(results, 1):
+        yield result
+        left = (time.perf_counter() - began) / done * (len(todo) - done)
+        print(f"\r{done} of {len(todo)}, about {left / 60:.1f} minutes left ", end="", file=sys.stderr, flush=True)
+    if todo:
+        print(file=sys.stderr)
+
+
+def _tagged(i: int, work: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[int, Any]:
+    return i, work(*arguments)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("table", choices=("table1", "table2"))
+    parser.add_argument("--weights", type=Path, nargs="+", required=True)
+    parser.add_argument("--eps", type=float, nargs="+", help="table 1: radii")
+    parser.add_argument("--data-root", type=Path, default=Path("../shared/data"), help="table 1: folder with MNIST/raw")
+    parser.add_argument("--images", type=Path, help="table 2: .npy of images")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the journals")
+    parser.add_argument("--jobs", type=int, default=1, help="processes over images")
+    parser.add_argument(
+        "--milp", type=int, default=0, metavar="N", help="table 1: also MILP on N images that stay open"
+    )
+    parser.add_argument("--milp-seconds", type=float, default=60.0, help="time limit per image of --milp")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    if arguments.table == "table1":
+        if not arguments.eps:
+            parser.error("table1 needs --eps")
+        for path in arguments.weights:
+            for eps in arguments.eps:
+                table1_row(
+                    path,
+                    eps,
+                    arguments.data_root,
+                    arguments.out,
+                    arguments.jobs,
+                    arguments.milp,
+                    arguments.milp_seconds,
+                )
+    else:
+        if arguments.images is None:
+            parser.error("table2 needs --images")
+        images = torch.from_numpy(np.load(arguments.images))
+        for path in arguments.weights:
+            table2_row(path, images, arguments.out, arguments.jobs)
+
+
+if __name__ == "__main__":
+    main()

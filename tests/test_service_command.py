@@ -1,0 +1,204 @@
+"""`certify run` and `certify plan` on a prediction service: journalled, resumable, audited, within the budget."""
+
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from prediction_service import NAMES, Service, brightness_class, serve
+
+from certify.cli import main
+
+N0, N, INPUTS = 5, 40, 3
+
+
+@pytest.fixture
+def service() -> Iterator[Service]:
+    with serve() as running:
+        yield running
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    images = np.stack([np.full((8, 8, 1), level, np.uint8) for level in (40, 130, 220)])
+    path = tmp_path / "toy.npz"
+    np.savez(path, images=images, labels=np.array(brightness_class(images)))
+    return path
+
+
+def command(service: Service, data: Path, out: Path, *more: str) -> list[str]:
+    return [
+        *("run", service.url, "--adapter", "oip", "--service", "model=toy", "--service", "batch=4"),
+        *("--data", str(data), "--num-classes", "3", "--noise", "gaussian", "--sigma", "0.25"),
+        *("--n0", str(N0), "--n", str(N), "--quiet", "--out", str(out), *more),
+    ]
+
+
+def votes(folder: Path) -> list[tuple[Any, ...]]:
+    with sqlite3.connect(folder / "journal.sqlite") as connection:
+        found = list(connection.execute('SELECT "index", phase, n, counts FROM looks ORDER BY 1, 2, 3'))
+    connection.close()
+    return found
+
+
+def radii(folder: Path) -> list[str]:
+    return [line.rsplit("\t", 1)[0] for line in (folder / "certificates.tsv").read_text().splitlines()]
+
+
+def test_run_audit_and_replay_from_a_record(
+    service: Service, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log, first, second = tmp_path / "answers.jsonl", tmp_path / "first", tmp_path / "second"
+    assert main(command(service, data, first, "--record", str(log))) == 0, capsys.readouterr().err
+    checks = 1  # the question before the first vote
+    assert service.billed == INPUTS * (N0 + N) + checks
+    assert main(["audit", str(first)]) == 0, capsys.readouterr().out
+    assert main(command(service, data, first)) == 0
+    assert service.billed == INPUTS * (N0 + N) + checks, "a finished run asks nothing"
+    assert main(command(service, data, second, "--from-record", str(log))) == 0, capsys.readouterr().err
+    assert service.billed == INPUTS * (N0 + N) + checks
+    assert votes(second) == votes(first)
+    assert radii(second) == radii(first)
+    assert main(["audit", str(second)]) == 0, capsys.readouterr().out
+    other = command(service, data, tmp_path / "third", "--from-record", str(log), "--seed", "1")
+    assert main(other) == 1
+    assert "belongs to another run: its seed is 0, but this run has 1" in capsys.readouterr().err
+
+
+def test_the_audit_recounts_the_answers(
+    service: Service, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command(service, data, tmp_path / "run")) == 0
+    with sqlite3.connect(tmp_path / "run" / "journal.sqlite") as connection:
+        connection.execute("UPDATE answers SET label = '' WHERE \"index\" = 1 AND phase = 'estimate' AND sample = 7")
+    connection.close()
+    assert main(["audit", str(tmp_path / "run")]) == 1
+    assert "by its answers" in capsys.readouterr().out
+
+
+def test_the_budget_is_never_exceeded_and_is_resumed(
+    service: Service, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert main(command(service, data, out, "--max-queries", str(2 * (N0 + N) + 3))) == 0
+    capsys.readouterr()
+    assert len(radii(out)) == 1 + 2
+    assert service.billed <= 2 * (N0 + N) + 1
+    assert main(command(service, data, out)) == 0
+    assert len(radii(out)) == 1 + 3
+    assert main(command(service, data, tmp_path / "small", "--max-queries", str(N))) == 1
+    assert "too small for one input" in capsys.readouterr().err
+    assert not (tmp_path / "small").exists()
+
+
+def test_plan_says_what_it_costs(
+    service: Service, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [a for a in command(service, data, tmp_path) if a not in ("--quiet", "--out", str(tmp_path))]
+    money = ["--price-per-1000", "2", "--price-date", "2026-11-01", "--max-cost", "0.2", "--rate", "10"]
+    assert main(["plan", *arguments[1:], *money, "--json"]) == 0, capsys.readouterr().err
+    found = json.loads(capsys.readouterr().out)
+    assert found["queries"] == 3 * (N0 + N)
+    assert found["inputs_within_budget"] == 100 // (N0 + N)
+    assert found["cost"] == pytest.approx(90 * 0.002)
+    assert found["hours"] == pytest.approx(90 / 4 / 10 / 3600)
+    assert 0 < found["largest_radius"] < found["largest_radius_for_money"]
+    assert service.billed == 0
+
+
+def test_money_is_not_spent_unasked(
+    service: Service, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import io
+
+    paid = ("--price-per-1000", "1")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("n\n"))
+    assert main(command(service, data, tmp_path / "run", *paid)) == 130
+    assert service.billed == 0
+    assert main(command(service, data, tmp_path / "run", *paid, "--yes")) == 0, capsys.readouterr().err
+    assert service.billed == INPUTS * (N0 + N), "no question beside the votes without a budget"
+
+
+@pytest.mark.slow
+def test_sigkill_at_random_moments_loses_no_answer(service: Service, data: Path, tmp_path: Path) -> None:
+    undisturbed, out = tmp_path / "undisturbed", tmp_path / "killed"
+    assert main(command(service, data, undisturbed)) == 0
+    billed, kills, dice = service.billed, 0, random.Random(5)
+    service.fault = lambda number, images: dice.choice(["slow", "503", "429", "drop", None])
+    concurrency, batch = 2, 4
+    arguments = [sys.executable, "-m", "certify", *command(service, data, out, "--concurrency", str(concurrency))]
+    process = None
+    for _ in range(20):
+        before = service.billed
+        process = subprocess.Popen(arguments, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE)
+        while service.billed < before + dice.randint(1, 60) and process.poll() is None:
+            time.sleep(0.02)
+        if process.poll() is None and kills < 3:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+            process.communicate()
+            continue
+        _, error = process.communicate()
+        assert process.returncode == 0, error.decode()
+        break
+    assert process is not None
+    assert process.returncode == 0
+    extra = service.billed - 2 * billed
+    print(f"{kills} kills; {service.billed - billed} images billed, {billed} undisturbed; {extra} twice")
+    # Each start asks one question first; each kill loses at most the calls in flight.
+    assert 0 <= extra <= kills * (concurrency * batch + 1)
+    assert votes(out) == votes(undisturbed)
+    assert radii(out) == radii(undisturbed)
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "message"),
+    [
+        (["--service", "modle=x"], 2, "the oip adapter takes model"),
+        (["--service", "model"], 2, "must be KEY=VALUE"),
+        (["--adapter", "ois"], 2, "adapter must be one of oip"),
+        (["--class-names", "a,b"], 2, "there must be 3 class names, got 2"),
+        (["--max-cost", "1"], 2, "max_cost needs the price"),
+        (["--rate", "0"], 2, "rate must be positive"),
+        (["--from-record", "absent.jsonl"], 2, "absent.jsonl does not exist"),
+        (["--estimator", "anytime", "--max-queries", "1000"], 1, "too small for one input"),
+        (["--service", "model=boy"], 1, "check the address and the name of the model"),
+    ],
+)
+def test_bad_options(
+    service: Service,
+    data: Path,
+    tmp_path: Path,
+    more: list[str],
+    code: int,
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = command(service, data, tmp_path / "run", *more)
+    if "anytime" in more:
+        arguments = [a for a in arguments if a not in ("--n0", str(N0), "--n", str(N))]
+    assert main(arguments) == code
+    assert message in capsys.readouterr().err
+    assert service.billed == 0
+
+
+def test_a_service_behind_a_denoiser(
+    service: Service, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain, denoised = tmp_path / "plain", tmp_path / "denoised"
+    images = np.stack([np.full((8, 8, 1), level, np.uint8) for level in (88, 150, 170)])
+    np.savez(data, images=images, labels=np.array(brightness_class(images)))
+    assert main(command(service, data, plain)) == 0
+    assert main(command(service, data, denoised, "--denoiser", "classical:gaussian")) == 0, capsys.readouterr().err
+    assert votes(plain) != votes(denoised)
+    assert main(["audit", str(denoised)]) == 0
+    assert NAMES[0] == "ant"
