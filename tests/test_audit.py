@@ -613,9 +613,9 @@ UNAUDITABLE: list[tuple[str, Callable[[Path], Any], str]] = [
     ("no journal", lambda folder: (folder / "journal.sqlite").unlink(), "has no journal.sqlite"),
     ("no database", lambda folder: (folder / "journal.sqlite").write_bytes(b"x" * 4096), "cannot be read"),
     ("journal schema", sql("UPDATE meta SET value = '2' WHERE key = 'schema_version'"), "schema version 1"),
-    ("two kinds", lambda folder: _edit_run(folder, "kind", "verify"), "'verify' and 'smoothing'"),
+    ("two kinds", lambda folder: _edit_run(folder, "kind", "other"), "'other' and 'smoothing'"),
     ("no certificate", sql("DELETE FROM inputs"), "nothing to audit"),
-    ("estimator", identity("estimator.name", "sequential"), "estimator 'sequential' and law 'gaussian'"),
+    ("estimator", identity("estimator.name", "other"), "estimator 'other' and law 'gaussian'"),
     ("law", identity("law.name", "cauchy"), "estimator 'fixed' and law 'cauchy'"),
     ("norm without a proof", identity("norm", "l7"), "norm 'l7'"),
     (

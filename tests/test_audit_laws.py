@@ -69,7 +69,7 @@ CASES: list[tuple[str, tuple[int, ...], dict[str, float]]] = [
     ("pow_inf", LARGE, {"a": 787}),
     ("pow_inf", LARGE, {"a": 1000}),
     ("pow_inf", LARGE, {"a": 1e9}),
-    ("pow_two", (3,), {"k": 2, "a": 4}),
+    ("pow_two", LARGE, {"k": 2, "a": 1000}),
     ("uniform_ball", (1,), {}),
     ("uniform_ball", SMALL, {}),
     ("uniform_ball", LARGE, {}),

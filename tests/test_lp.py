@@ -148,7 +148,7 @@ class TestCertificates:
 
 
 class TestOrder:
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=10, deadline=None)
     @given(
         st.sampled_from(PIECEWISE),
         st.integers(0, 10_000),
@@ -174,7 +174,7 @@ class TestOrder:
         assert (exact.lower <= attack.upper + slack).all()
         assert (exact.lower <= exact.upper + slack).all()
 
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=10, deadline=None)
     @given(
         st.sampled_from(["dense", "leaky", "residual", "joined", "conv"]), st.integers(0, 10_000), st.floats(0.05, 0.9)
     )

@@ -14,11 +14,11 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from certify.audit.verification import audit_verification
 from certify.cli import main
 from certify.journal import Journal
 from certify.verification import runner
 from certify.verification.arrays import arrays_path
+from certify.verification.audit import audit_verification
 from certify.verification.methods import MethodOptions
 from certify.verification.open_folder import open_run
 from certify.verification.plan import VerifyPlan

@@ -61,4 +61,6 @@ def join_boxes(regions: Sequence[Region]) -> Region:
     center, lower, upper = (torch.cat([getattr(r, part) for r in regions]) for part in ("center", "lower", "upper"))
     words = {r.description for r in regions}
     description = first.description if len(words) == 1 else "boxes of different sizes"
-    return Region(center, lower, upper, first.norm, first.eps, first.clipped, description)
+    # Boxes of l_inf balls of different radii are plain boxes from here on: their own radii cannot be kept.
+    eps = first.eps if all(r.eps == first.eps for r in regions) else 0.0
+    return Region(center, lower, upper, first.norm, eps, first.clipped, description)

@@ -157,10 +157,12 @@ def diamond_growth(dimension: int, k: float) -> Growth:
             moment[rows] = mean * (_beyond(tilted, log_r - tilted_mode, k) @ (s * mass))
         return share, moment
 
-    w = np.sort(np.exp(math.log(k) + (k - 1) * (plain_mode + np.array([plain.left, plain.right]))))
+    with np.errstate(under="ignore"):
+        w = np.exp(math.log(k) + (k - 1) * (plain_mode + plain.levels(200)))
+    values = np.unique(np.concatenate([s[at] * w for at in (0, len(s) // 2, len(s) - 1)]))[::-1]
+    thresholds = values[values > 1e-280]
     # Two more below all of them: from there on to p = 1/2 (the share of S = 0) Phi is constant.
-    low, high = max(float(s[0] * w[0]), 1e-280), float(s[-1] * w[1])
-    thresholds = np.concatenate((np.geomspace(low, high, 400)[::-1], [1e-8 * low, 1e-16 * low]))
+    thresholds = np.append(thresholds, [1e-8 * thresholds[-1], 1e-16 * thresholds[-1]])
     return Growth(points, thresholds, mean * float(s @ mass), 0.0)
 
 

@@ -9,7 +9,7 @@ from certify.cli.common import console, print_json
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from certify.audit.verification import VerifyAudit
+    from certify.verification.audit import VerifyAudit
 
 
 def audit_verify(
@@ -22,7 +22,7 @@ def audit_verify(
     as_json: bool,
 ) -> None:
     """Check a verification run and print the result; exit code 1 where something does not follow."""
-    from certify.audit.verification import VerifyAuditOptions, audit_verification
+    from certify.verification.audit import VerifyAuditOptions, audit_verification
 
     report = audit_verification(folder, VerifyAuditOptions(model, data, data_root, trust_pickle))
     if as_json:

@@ -120,7 +120,7 @@ def compare(
     sides = align([read_side(run) for run in runs], chosen)
     if attack:
         attacker = SmoothedAttack(attack_steps, m, alpha=alpha, seed=seed, device=device, trust_pickle=trust_pickle)
-        limit = 2 * max((p.radius for side in sides for p in side.points.values()), default=0.0)
+        limit = 3 * max((p.radius for side in sides for p in side.points.values()), default=0.0)
         limit = max([limit, *(p.attack_radius or 0.0 for side in sides for p in side.points.values())])
         notes = err_console()
         for place, side in enumerate(sides):

@@ -83,7 +83,7 @@ class SmoothedAttack:
         smoothed = SmoothedClassifier(
             model.classifier, law, int(identity["num_classes"]), device=device, precision=identity["precision"]
         )
-        each = self.alpha / (len(side.points) * (self.halvings + 1))
+        each = self.alpha / (len(side.points) * (self.halvings + 3))
         found: dict[int, float | None] = {}
         for done, (index, point) in enumerate(sorted(side.points.items()), start=1):
             if point.predict != point.label:
@@ -121,7 +121,9 @@ class SmoothedAttack:
         return found
 
     def _nearest(self, broken: Callable[[float], float | None], limit: float) -> float | None:
-        best = broken(limit)
+        """Halve the radius from the largest one where the attack succeeds; success need not be monotone in the radius."""
+        tried = (limit, limit / 2, limit / 4)
+        best = next((distance for radius in tried if (distance := broken(radius)) is not None), None)
         low = 0.0
         for _ in range(self.halvings if best is not None else 0):
             assert best is not None

@@ -67,7 +67,7 @@ def _answer(plan: VerifyPlan, indices: Sequence[int]) -> list[VerifyRow]:
     began = time.perf_counter()
     predictions = {index: plan.subject.predict(index) for index in indices}
     labels = {index: plan.subject.label(index) for index in indices}
-    right = [index for index in indices if predictions[index] == labels[index]]
+    right = [index for index in indices if predictions[index] == labels[index] != -1]
     found = {index: misclassified(index, plan.methods.ordered) for index in indices if index not in right}
     before = (time.perf_counter() - began) / len(indices)
     if right:

@@ -18,6 +18,11 @@ FIRST_SHARE = 0.2
 LAST_SHARE = 0.25
 """Share of alpha that is kept for the last look, where a claim that was close all along is decided."""
 
+OTHER_LAST_SHARES = (0.2, 0.3, 0.15, 0.35, 0.1, 0.4)
+"""Tried one after the other where the usual share leaves more of alpha unused than `ENOUGH` allows."""
+ENOUGH = 0.96
+"""Share of alpha that a boundary should use."""
+
 
 def spending_boundary(
     q0: float,
@@ -49,8 +54,22 @@ def spending_boundary(
         >>> boundary.limits, 0.0007 < boundary.size <= 0.001
         ((2, 9, 25), True)
     """
+    steps = Steps(q0, alpha, looks, side)
+    best = _spend(q0, alpha, looks, side, steps, first_share, last_share)
+    for other in OTHER_LAST_SHARES:
+        if best.size >= ENOUGH * alpha or first_share + other >= 1.0:
+            break
+        # Counts are whole: the last look may have no limit that uses what is left. Another share gives it another one.
+        candidate = _spend(q0, alpha, looks, side, steps, first_share, other)
+        best = max(best, candidate, key=lambda boundary: boundary.size)
+    return best
+
+
+def _spend(
+    q0: float, alpha: float, looks: Sequence[int], side: Side, steps: Steps, first_share: float, last_share: float
+) -> Boundary:
     rate = q0 if side == "below" else 1.0 - q0
-    walk, limits = Walk(Steps(q0, alpha, looks, side)), [-1]
+    walk, limits = Walk(steps), [-1]
     for n, share in zip(looks, _released(looks, rate, alpha, first_share, last_share), strict=True):
         walk.advance()
         budget = alpha * (1.0 - SIZE_SLACK) * share - walk.crossed

@@ -14,10 +14,10 @@ from certify.audit import fields
 from certify.audit.findings import AuditError, Findings, Mismatch, list_indices
 from certify.audit.folder import RawRow, RawRun, read_folder
 from certify.audit.identity import check_digest, check_transform
-from certify.audit.verification_exports import check_verify_exports
 from certify.errors import CertifyError
 from certify.verification.arrays import POINT as POINT_ARRAY
 from certify.verification.arrays import certificate_of, read_arrays
+from certify.verification.audit_exports import check_verify_exports
 from certify.verification.confirm import confirm_certificate, confirm_point, distance_up
 from certify.verification.open_folder import Opened, open_run
 from certify.verification.plan import KIND
@@ -192,7 +192,7 @@ class _Audit:
         self.found.require_equal(index, "input_sha256", row.input_sha256, subject.digest(index))
         self.found.require_equal(index, "label", row.label, subject.label(index))
         self.found.require_equal(index, "predict", row.predict, subject.predict(index))
-        right = subject.predict(index) == subject.label(index)
+        right = subject.predict(index) == subject.label(index) != -1
         if right is (row.status == MISCLASSIFIED):
             self.found.add(index, "status", row.status, "misclassified where, and only where, the prediction is wrong")
         arrays = self._arrays(row)
