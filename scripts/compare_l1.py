@@ -50,10 +50,10 @@ class Comparison:
     out: Path
     data: str = "mnist"
     data_root: Path | None = None
-    sigmas: tuple[float, ...] = (0.25, 0.5, 1.0)
-    architecture: str | None = "cnn"
-    epochs: int = 3
-    images: int = 250
+    sigmas: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0)
+    architecture: str | None = "lenet"
+    epochs: int = 5
+    images: int = 100
     n: int = 10_000
     alpha: float = 0.001
     seed: int = 0

@@ -12,7 +12,7 @@ import pytest
 from certify.metrics import CertifiedSet
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "compare_l1.py"
-SETTINGS = ("--data", "digits", "--sigmas", "0.25", "--images", "6", "--n", "100", "--device", "cpu")
+SETTINGS = ("--data", "digits", "--arch", "cnn", "--sigmas", "0.25", "--images", "6", "--n", "100", "--device", "cpu")
 
 
 @pytest.fixture(scope="module")
