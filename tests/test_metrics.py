@@ -326,7 +326,7 @@ HEADER = "idx\tlabel\tpredict\tradius\tcorrect\ttime"
         (f"{HEADER}\n0\t3\t3\t0.5\t1\t2\nx\t3\t3\t0.5\t1\t2", r"line 3, column idx: an integer of at least 0.*'x'"),
         (f"{HEADER}\n-1\t3\t3\t0.5\t1\t2", r"line 2, column idx: .*'-1'"),
         (f"{HEADER}\n0\t3.0\t3\t0.5\t1\t2", r"line 2, column label: .*'3.0'"),
-        (f"{HEADER}\n0\t3\t-2\t0.5\t0\t2", r"line 2, column predict: .*'-2'"),
+        (f"{HEADER}\n0\t3\t-4\t0.5\t0\t2", r"line 2, column predict: .*'-4'"),
         (f"{HEADER}\n0\t3\t3\tnan\t1\t2", r"line 2, column radius: a finite number of at least 0.*'nan'"),
         (f"{HEADER}\n0\t3\t3\t-0.5\t1\t2", r"line 2, column radius: .*'-0.5'"),
         (f"{HEADER}\n0\t3\t3\t1e999\t1\t2", r"line 2, column radius: .*'1e999'"),

@@ -13,7 +13,7 @@ README = (ROOT / "README.md").read_text()
 LINES = sorted(
     {
         line
-        for match in re.finditer(r"^(certify .*)$|`(certify [a-z]+ [^`]*)`", README, re.MULTILINE)
+        for match in re.finditer(r"^(certify .*)$|`(certify [a-z]+ [^`]*)`", README.replace("\\\n", " "), re.MULTILINE)
         for line in match.groups()
         if line
     }
@@ -21,18 +21,21 @@ LINES = sorted(
 
 
 def test_python_block_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    block, *others = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert len([line for line in block.splitlines() if line.strip()]) <= 12
     exec(compile(block, "README.md", "exec"), {})
     assert len(capsys.readouterr().out.splitlines()) == 4
+    for other in others:
+        exec(compile(other, "README.md", "exec"), {})
 
 
 @pytest.mark.parametrize("line", LINES)
 def test_commands_and_options_exist(line: str, capsys: pytest.CaptureFixture[str]) -> None:
-    words = shlex.split(line)
+    words = shlex.split(line, comments=True)
     if words[1] == "COMMAND":
         return
-    assert main([words[1], "--help"]) == 0
+    command = words[1:3] if words[1] == "denoise" else words[1:2]
+    assert main([*command, "--help"]) == 0
     text = capsys.readouterr().out
     for option in (word for word in words if word.startswith("--") and word != "--help"):
         assert re.search(rf"{re.escape(option)}\b", text), f"{option} is not an option of certify {words[1]}"
