@@ -540,11 +540,14 @@ def test_invalid_votes_are_reported_wherever_there_are_any(
     assert line["invalid_votes"] == str(sum(invalid))
 
 
+NONE = {"undecided": 0.0, "refuted": 0.0}
+
+
 def test_the_summary_of_a_run_rounds_like_the_report() -> None:
-    result = {"inputs": 10_000, "certified_accuracy": {"0": 0.9996, "0.5": 1.0}, "acr": 0.5, "abstained": 0.99999}
+    result = {"inputs": 10_000, "certified_accuracy": {"0": 0.9996, "0.5": 1.0}, "acr": 0.5, "abstained": 0.99999, **NONE}
     cells = [next(iter(column.cells)) for column in summary_table(result, "t").columns]
     assert cells == ["10,000", "99.9%", "100.0%", "0.5000", "100.0%"]
-    result = {"inputs": 3, "certified_accuracy": {"0": 2 / 3}, "acr": 0.5, "abstained": 0.0}
+    result = {"inputs": 3, "certified_accuracy": {"0": 2 / 3}, "acr": 0.5, "abstained": 0.0, **NONE}
     cells = [next(iter(column.cells)) for column in summary_table(result, "t").columns]
     assert cells == ["3", "66.7%", "0.5000", "0.0%"]
 
