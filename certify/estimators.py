@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from certify.errors import UsageError
 from certify.metrics import default_grid, parse_radii
@@ -16,6 +16,7 @@ from smoothing.estimators.table import ESTIMATORS
 from smoothing.estimators.thresholds import Threshold, thresholds
 from smoothing.statistics.arguments import check_alpha
 from smoothing.statistics.binomial import failure_upper_bound
+from smoothing.statistics.boundary_cache import Method
 from smoothing.threat import Norm
 
 DEFAULT_CAP = 100_000
@@ -165,6 +166,8 @@ def _make(
 ) -> Estimator:
     if options.name == "fixed":
         return FixedEstimator(n0, n, alpha, runner_up=bool(options.runner_up))
+    if options.method is not None and options.method not in get_args(Method):
+        raise UsageError(f"method must be one of {', '.join(get_args(Method))}, got method={options.method!r}")
     asked: dict[str, Any] = {
         key: value
         for key in ("method", "futility", "beta", "pilot", "precision")

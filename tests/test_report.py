@@ -544,7 +544,13 @@ NONE = {"undecided": 0.0, "refuted": 0.0}
 
 
 def test_the_summary_of_a_run_rounds_like_the_report() -> None:
-    result = {"inputs": 10_000, "certified_accuracy": {"0": 0.9996, "0.5": 1.0}, "acr": 0.5, "abstained": 0.99999, **NONE}
+    result = {
+        "inputs": 10_000,
+        "certified_accuracy": {"0": 0.9996, "0.5": 1.0},
+        "acr": 0.5,
+        "abstained": 0.99999,
+        **NONE,
+    }
     cells = [next(iter(column.cells)) for column in summary_table(result, "t").columns]
     assert cells == ["10,000", "99.9%", "100.0%", "0.5000", "100.0%"]
     result = {"inputs": 3, "certified_accuracy": {"0": 2 / 3}, "acr": 0.5, "abstained": 0.0, **NONE}

@@ -434,7 +434,7 @@ def test_floating_point_data_get_floating_point_noise(folder: Path) -> None:
         ({"estimator": EstimatorOptions("sequential", cap="many")}, "--cap must be a number of votes"),
         ({"estimator": EstimatorOptions("sequential", cap="0")}, "cap must be an integer of at least 1"),
         ({"estimator": EstimatorOptions("sequential", cap="8")}, "cap"),
-        ({"estimator": EstimatorOptions("sequential", radii="0,9")}, "radius 9.0 needs"),
+        ({"estimator": EstimatorOptions("sequential", radii="0,9")}, "every radius must be within reach"),
         ({"estimator": EstimatorOptions("sequential", radii="0,-1")}, "a radius must be finite and at least 0"),
         ({"estimator": EstimatorOptions("sequential", futility=1.0)}, r"futility must be in \[0, 1\)"),
         ({"estimator": EstimatorOptions("sequential", method="wald")}, "method must be one of gse, zmix"),

@@ -141,12 +141,12 @@ def test_an_estimator_state_takes_nothing_but_what_it_asked_for() -> None:
     with pytest.raises(InvalidArgumentError, match="result\\(\\) needs both looks"):
         state.result()
     for phase, counts in ((Phase.ESTIMATE, [10, 0]), (Phase.SELECT, [9, 0]), (Phase.SELECT, [9, 2])):
-        with pytest.raises(InvalidArgumentError, match="the look wanted is"):
+        with pytest.raises(InvalidArgumentError, match="the look must be the one that is wanted"):
             state.update(phase, np.array(counts))
     state.update(Phase.SELECT, np.array([10, 0]))
     state.update(Phase.ESTIMATE, np.array([100, 0]))
     assert state.next_look() is None
-    with pytest.raises(InvalidArgumentError, match="the look wanted is None"):
+    with pytest.raises(InvalidArgumentError, match="the look must be the one that is wanted"):
         state.update(Phase.ESTIMATE, np.array([100, 0]))
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 from jaxtyping import Int64
@@ -81,6 +81,10 @@ class SequentialEstimator(Estimator):
         check_positive_integer("cap", self.cap)
         check_mode(self.mode)
         check_grid(self.thresholds)
+        if self.method not in get_args(Method):
+            raise InvalidArgumentError(
+                f"method must be one of {', '.join(get_args(Method))}, got method={self.method!r}"
+            )
         if not 0.0 <= self.futility < 1.0:
             raise InvalidArgumentError(f"futility must be in [0, 1), got futility={self.futility}")
         for threshold in self.thresholds:
