@@ -1,5 +1,6 @@
 """Prediction services: every adapter counts the same votes, failures count against the top class, nothing is paid twice."""
 
+import dataclasses
 import json
 import random
 from collections.abc import Callable, Iterator
@@ -152,7 +153,7 @@ def failing(images: Any) -> bool:
 def test_failures_are_votes_against_every_class(service: Service, kind: str, fault: str) -> None:
     adapter = adapters(service.url)[kind]
     if isinstance(adapter, OpenInference):
-        adapter = OpenInference(**{**adapter.__dict__, "batch": 1})
+        adapter = dataclasses.replace(adapter, batch=1)
     service.fault = lambda number, images: fault if failing(images) else None
     found = count(adapter)
     noise = TorchBlockNoise(LAW, seed=5)

@@ -133,7 +133,7 @@ def test_sigkill_at_random_moments_loses_no_answer(service: Service, data: Path,
     undisturbed, out = tmp_path / "undisturbed", tmp_path / "killed"
     assert main(command(service, data, undisturbed)) == 0
     billed, kills, dice = service.billed, 0, random.Random(5)
-    service.fault = lambda number, images: dice.choice(["slow", "503", "429", "drop", None])
+    service.fault = lambda number, images: dice.choice(["slow", "503", "429", "drop", *[None] * 8])
     concurrency, batch = 2, 4
     arguments = [sys.executable, "-m", "certify", *command(service, data, out, "--concurrency", str(concurrency))]
     process = None

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import httpx
@@ -53,6 +53,7 @@ class OpenInference(Adapter):
     binary: bool = False
     batch: int = 32
     headers: tuple[tuple[str, str], ...] = ()
+    _known: dict[str, str] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     name: ClassVar[str] = "oip"
 
@@ -113,9 +114,11 @@ class OpenInference(Adapter):
         self, client: httpx.AsyncClient, images: UInt8[ndarray, "batch height width channel"]
     ) -> Sequence[Answer]:
         """Ask about all images in one call; see `Adapter.ask`."""
-        name = self.input_name
+        name = self.input_name or self._known.get("input")
         if name is None:
+            # Once: asked for every call, it would double the traffic.
             [name] = await self._inputs(client) or [""]
+            self._known["input"] = name
         tensor = images if self.layout == "NHWC" else np.ascontiguousarray(images.transpose(0, 3, 1, 2))
         if self.datatype == "FP32":
             # Divided in float32, as torch does it: the network must see the same numbers as in a direct call.

@@ -30,7 +30,7 @@ class Row:
 
 
 def _from_fields(kind: type[Adapter], skip: tuple[str, ...] = ("url",)) -> tuple[str, ...]:
-    return tuple(field.name for field in fields(kind) if field.name not in skip)
+    return tuple(field.name for field in fields(kind) if field.init and field.name not in skip)
 
 
 def _convert(kind: type[Adapter], options: Mapping[str, str]) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def _convert(kind: type[Adapter], options: Mapping[str, str]) -> dict[str, Any]:
     missing = [
         field.name
         for field in fields(kind)
-        if field.default is MISSING and field.name not in found and field.name not in ("url", "labels")
+        if field.init and field.default is MISSING and field.name not in found and field.name not in ("url", "labels")
     ]
     if missing:
         raise UsageError(f"the {kind.name} adapter needs " + " ".join(f"--service {key}=..." for key in missing))
