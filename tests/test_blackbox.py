@@ -242,6 +242,13 @@ def test_secrets_reach_the_service_and_nothing_else(service: Service) -> None:
     assert redact("failed with s3cr3t-value!", ["TEST_KEY"]) == "failed with <TEST_KEY>!"
 
 
+def test_a_key_in_the_address_is_in_no_message(service: Service) -> None:
+    adapter = HttpJson(f"{service.url}/absent?key=${{TEST_KEY}}", raw=True, label="a")
+    with source(adapter) as votes, pytest.raises(ServiceError, match="HTTP 404 from http") as caught:
+        list(votes.votes(REQUESTS))
+    assert "s3cr3t" not in f"{caught.value} {adapter.describe()}"
+
+
 @pytest.mark.parametrize("kind", ["http-json", "openai-chat"])
 def test_wrong_or_missing_credentials_stop_the_run(
     service: Service, kind: str, monkeypatch: pytest.MonkeyPatch

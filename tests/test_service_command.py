@@ -72,6 +72,10 @@ def test_run_audit_and_replay_from_a_record(
     other = command(service, data, tmp_path / "third", "--from-record", str(log), "--seed", "1")
     assert main(other) == 1
     assert "belongs to another run: its seed is 0, but this run has 1" in capsys.readouterr().err
+    fewer = command(service, data, tmp_path / "fourth", "--from-record", str(log))
+    fewer[fewer.index("--n") + 1] = str(N // 2)
+    assert main(fewer) == 1, "choosing n after looking at the answers spends alpha twice"
+    assert "belongs to another run: its estimator is" in capsys.readouterr().err
 
 
 def test_the_audit_recounts_the_answers(

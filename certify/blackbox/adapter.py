@@ -76,7 +76,7 @@ async def send(client: httpx.AsyncClient, method: str, url: str, **options: Any)
         # From None: a traceback would carry the request with its headers.
         raise NoAnswerError(f"lost the connection to {host(url)}: {type(error).__name__}") from None
     except httpx.InvalidURL:
-        raise ServiceError(f"the address of the service is not a URL: {url!r}") from None
+        raise ServiceError("the address of the service is not a URL: check --service and the adapter's file") from None
     status = response.status_code
     if 200 <= status < 300:
         return response
@@ -87,7 +87,8 @@ async def send(client: httpx.AsyncClient, method: str, url: str, **options: Any)
             f"{host(url)} refused the credentials (HTTP {status}); check the environment variable that holds them"
         )
     if status in (404, 405) or status < 400:
-        raise ServiceError(f"HTTP {status} from {url}: check the address and the name of the model")
+        # The host alone: path and query were filled in from the environment, and may hold a key.
+        raise ServiceError(f"HTTP {status} from {host(url)}: check the address and the name of the model")
     raise RefusedError(f"HTTP {status}")
 
 

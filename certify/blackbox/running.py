@@ -75,8 +75,8 @@ def open_source(
     store = JournalStore(journal)
     if options.from_record is not None:
         record = Record(options.from_record)
-        # The estimator may differ: other bounds from the same answers, as far as there are enough of them.
-        record.check({key: value for key, value in header_of(plan).items() if key != "estimator"})
+        # The estimator too: choosing n or the bound after the answers are known would spend alpha a second time.
+        record.check(header_of(plan))
         for index in todo:
             # The journal must hold what its certificates are counted from, whatever becomes of the log.
             if not store.find(index):
