@@ -38,6 +38,7 @@ def run(name: str, indices: list[int], arguments: argparse.Namespace, out: Path)
         estimator=estimator,
         noise_version=arguments.noise_version,
         device=arguments.device,
+        precision=arguments.precision,
         indices=",".join(map(str, indices)),
         out=out,
         command=("scripts/compare_estimators.py", name),
@@ -136,6 +137,7 @@ def main() -> None:
     parser.add_argument("--parts", type=int, default=4)
     parser.add_argument("--noise-version", default="auto")
     parser.add_argument("--device")
+    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="of the certified classifier")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--figure", type=Path, default=Path(__file__).parent / "figures" / "sequential.png")
     arguments = parser.parse_args()

@@ -34,7 +34,7 @@ class Defaults:
 
 DEFAULTS: dict[str, Defaults] = {
     "digits": Defaults("cnn", epochs=40, batch_size=64, learning_rate=0.1),
-    "mnist": Defaults("lenet", epochs=20, batch_size=128, learning_rate=0.05, augment="shift"),
+    "mnist": Defaults("lenet", epochs=16, batch_size=128, learning_rate=0.05),
     "fashion_mnist": Defaults("lenet", epochs=15, batch_size=128, learning_rate=0.05, augment="shift"),
     "cifar10": Defaults("resnet20", epochs=60, batch_size=256, learning_rate=0.2, augment="crop-flip"),
 }
