@@ -137,7 +137,9 @@ def main() -> None:
     parser.add_argument("--parts", type=int, default=4)
     parser.add_argument("--noise-version", default="auto")
     parser.add_argument("--device")
-    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="of the certified classifier")
+    parser.add_argument(
+        "--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="of the certified classifier"
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--figure", type=Path, default=Path(__file__).parent / "figures" / "sequential.png")
     arguments = parser.parse_args()

@@ -192,7 +192,8 @@ def table(rows: list[Row], arguments: argparse.Namespace) -> str:
         f"# {arguments.table}, sigma {arguments.sigma:g}, {'fast' if arguments.fast else 'published'} recipes",
         "",
         f"{len(rows[0].index)} test images (every {arguments.stride}), n = {arguments.n:,}, n0 = 100, alpha = 0.001, seed "
-        f"{arguments.seed}, certified in {arguments.certify_precision}; {platform.machine()}, {threads} thread(s), torch {torch.__version__}. Differences are of the "
+        f"{arguments.seed}, certified in {arguments.certify_precision}; {platform.machine()}, {threads} thread(s), "
+        f"torch {torch.__version__}. Differences are of the "
         "mean radius (0 where wrong or abstained), paired on the same images; they say nothing about training again.",
         "",
         "| method | recipe | epochs | passes / image | device | training s | ACR | published | difference | "
