@@ -1,6 +1,6 @@
 """Measure continuous batching: votes per second of a mixed workload against those of a fixed sample size.
 
-    python scripts/benchmark_batching.py [--repeats 5] [--inputs 60] [--device cuda] [--json FILE]
+    python scripts/benchmark_batching.py [--networks lenet resnet20] [--repeats 5] [--inputs 60] [--json FILE]
 
 The mixed workload is that of a sequential certification of the whole curve: inputs at many distances from the decision
 boundary, of which some are decided after a dozen votes and some never are. Counted are the votes that decisions rest on;
@@ -9,26 +9,42 @@ statistics. The fixed workload gives the same number of inputs equally many vote
 
 Networks have random weights: their cost does not depend on them. So that the workload is mixed, the outcome of a sample is
 decided by the noise of a few pixels against a level that depends on the input; the network runs all the same, and adds
-nothing to it. Both workloads run on the same engine, and alternate in one process; ratios are medians.
+nothing to it. Both workloads run on the same engine, and alternate in one process; ratios are medians, beside them the
+smallest and the largest. On a CPU, processor time is measured; but a busy machine shares its caches too, so that the load of
+the machine is printed: figures to be quoted come from an idle one.
 """
 
 import argparse
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-ROWS = {
-    "LeNet / MNIST": ("lenet", (1, 28, 28), 256),
-    "ResNet-20 / CIFAR-10": ("resnet20", (3, 32, 32), 64),
+
+@dataclass(frozen=True)
+class Network:
+    """What is measured: a network, its inputs and batch size, and the workload (most votes of an input, radii)."""
+
+    title: str
+    shape: tuple[int, int, int]
+    batch_size: int
+    cap: int
+    radii: tuple[float, ...]
+
+
+NETWORKS = {
+    "lenet": Network("LeNet / MNIST", (1, 28, 28), 256, 5_000, (0.0, 0.25, 0.5, 0.75, 1.0)),
+    "resnet20": Network("ResNet-20 / CIFAR-10", (3, 32, 32), 64, 1_000, (0.0, 0.25, 0.5, 0.75)),
 }
 SIGMA = 0.5
-CAP = {"lenet": 5_000, "resnet20": 1_000}
-RADII = {"lenet": (0.0, 0.25, 0.5, 0.75, 1.0), "resnet20": (0.0, 0.25, 0.5, 0.75)}
 
 
-def workloads(row: str, inputs: int, device: str, version: str) -> tuple[Callable[[], int], Callable[[], int], Any]:
+def workloads(
+    name: str, inputs: int, device: str, version: str, cap: int
+) -> tuple[Callable[[], int], Callable[[], int], Any]:
     """Return (mixed, fixed, engine): each does its work once and returns the votes that decisions rest on."""
     import torch
 
@@ -39,9 +55,9 @@ def workloads(row: str, inputs: int, device: str, version: str) -> tuple[Callabl
     from smoothing.estimators.thresholds import thresholds
     from smoothing.noise_table import rebuild_noise
 
-    architecture, shape, batch = ROWS[row]
+    shape = NETWORKS[name].shape
     torch.manual_seed(0)
-    network = build_architecture(architecture, num_classes=10, input_shape=shape).eval().to(device)
+    network = build_architecture(name, num_classes=10, input_shape=shape).eval().to(device)
     # Inputs whose failure probabilities range from 1/2 to 1e-5, in units of the noise of the one pixel that decides.
     margins = torch.linspace(0.0, 4.2, inputs)
     images = torch.full((inputs, *shape), 128 / 255)
@@ -64,12 +80,11 @@ def workloads(row: str, inputs: int, device: str, version: str) -> tuple[Callabl
         law,
         10,
         lambda index: images[index],
-        settings=ForwardSettings(batch if device == "cpu" else 1024, channels_last=True),
+        settings=ForwardSettings(NETWORKS[name].batch_size if device == "cpu" else 1024, channels_last=True),
         device=device,
         noise=rebuild_noise(noise, law, 0, device),
     )
-    grid = thresholds(law, "l2", RADII[architecture])
-    sequential = SequentialEstimator(grid, cap=CAP[architecture])
+    sequential = SequentialEstimator(thresholds(law, "l2", NETWORKS[name].radii), cap=cap)
     sequential.start(0)
 
     def run(policy: Any) -> int:
@@ -93,7 +108,8 @@ def main() -> None:
     parser.add_argument("--inputs", type=int, default=60)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--noise-version", default="torch-block-v1")
-    parser.add_argument("--rows", nargs="*", default=list(ROWS))
+    parser.add_argument("--networks", nargs="+", choices=sorted(NETWORKS), default=list(NETWORKS))
+    parser.add_argument("--cap", type=int, help="most votes of an input; default: 5,000 (lenet), 1,000 (resnet20)")
     parser.add_argument("--json")
     arguments = parser.parse_args()
 
@@ -104,47 +120,55 @@ def main() -> None:
     tune_allocator()
     if arguments.device == "cpu":
         torch.set_num_threads(1)
-    results = {}
-    print(f"{'network':24} {'votes/input':>12} {'fixed':>12} {'mixed':>12} {'ratio':>7} {'drawn in vain':>14}")
-    for row in arguments.rows:
-        mixed, fixed, engine = workloads(row, arguments.inputs, arguments.device, arguments.noise_version)
+    results: dict[str, Any] = {}
+    print(
+        f"{arguments.device}, load {' '.join(f'{load:.2f}' for load in os.getloadavg())}, {os.cpu_count()} processors"
+    )
+    print(f"{'network':24} {'votes/input':>12} {'fixed':>12} {'mixed':>12} {'ratio':>19} {'drawn in vain':>14}")
+    for name in arguments.networks:
+        cap = arguments.cap or NETWORKS[name].cap
+        mixed, fixed, engine = workloads(name, arguments.inputs, arguments.device, arguments.noise_version, cap)
         drawn = 0
 
         def count(votes: int) -> None:
             nonlocal drawn
             drawn += votes
 
-        ratios, speeds, waste, votes = [], {"mixed": [], "fixed": []}, [], 0
+        ratios, waste, votes = [], [], 0
+        speeds: dict[str, list[float]] = {"mixed": [], "fixed": []}
         for _ in range(arguments.repeats):
             found = {}
-            for name, work in (("fixed", fixed), ("mixed", mixed)):
+            for kind, work in (("fixed", fixed), ("mixed", mixed)):
                 drawn, engine.progress = 0, count
                 # Processor time on a shared machine, wall time on a device.
                 clock = time.process_time if arguments.device == "cpu" else time.perf_counter
                 start = clock()
                 used = work()
-                found[name] = used / (clock() - start)
-                speeds[name].append(found[name])
-                if name == "mixed":
+                found[kind] = used / (clock() - start)
+                speeds[kind].append(found[kind])
+                if kind == "mixed":
                     waste.append(1 - used / drawn)
                     votes = used
             ratios.append(found["mixed"] / found["fixed"])
-        results[row] = {
+        r = results[NETWORKS[name].title] = {
             "votes_per_input": votes / arguments.inputs,
             "fixed": statistics.median(speeds["fixed"]),
             "mixed": statistics.median(speeds["mixed"]),
             "ratio": statistics.median(ratios),
             "ratios": ratios,
             "in_vain": statistics.median(waste),
+            "load": os.getloadavg(),
         }
-        r = results[row]
+        spread = f"{r['ratio']:.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
         print(
-            f"{row:24} {r['votes_per_input']:12,.0f} {r['fixed']:10,.0f}/s {r['mixed']:10,.0f}/s {r['ratio']:7.2f} "
-            f"{r['in_vain']:13.1%}"
+            f"{NETWORKS[name].title:24} {r['votes_per_input']:12,.0f} {r['fixed']:10,.0f}/s {r['mixed']:10,.0f}/s "
+            f"{spread:>19} {r['in_vain']:13.1%}",
+            flush=True,
         )
-    if arguments.json:
-        with open(arguments.json, "w") as file:
-            json.dump({"arguments": vars(arguments), "rows": results}, file, indent=2)
+        if arguments.json:
+            # After every network: the next one takes minutes, and may be interrupted.
+            with open(arguments.json, "w") as file:
+                json.dump({"arguments": vars(arguments), "rows": results}, file, indent=2)
 
 
 if __name__ == "__main__":

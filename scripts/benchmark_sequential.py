@@ -1,6 +1,7 @@
 """Replay published certification logs: what would the same certified-accuracy curve have cost with each estimator?
 
     python scripts/benchmark_sequential.py LOG... [--json FILE] [--csv FILE] [--replicates 16]
+    python scripts/benchmark_sequential.py LOG... --single
     python scripts/benchmark_sequential.py --grid
 
 Of each row of a log, the class probability that its radius implies is taken as the truth (the Clopper-Pearson bound at the
@@ -9,6 +10,10 @@ the label's share is drawn evenly from (0, 0.505). Votes are drawn from it, and 
 counts, which radii of the grid 0, .25, .5, ... are certified. The fixed-n curve is decided on the same votes. The floor is
 Wald's: to certify p > p0 at level alpha takes ln(1/alpha) / KL(p || p0) votes on average, for the hardest radius that the
 fixed n certifies, and at most the cap; inputs that it does not certify at all count nothing.
+
+--single asks for each radius of the grid alone, a row per log and radius, and sums up, per log and over all of them: the
+mean votes over all inputs and radii, how many times fewer that is than the fixed n (the mean of its votes over the mean of
+ours), and the mean of the rows' own ratios, which the easiest radii raise.
 
 --grid needs no log: exact expected votes over the floor for one radius, by dynamic programming, for r / sigma in
 {0, .5, 1, 2, 3} and p = Phi(r / sigma + margin), margin in {.1, .2, .5, 1, inf}; without futility, so that nothing is gained
@@ -22,7 +27,7 @@ import math
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -235,8 +240,67 @@ def single_radius(path: Path, sigma: float, replicates: int, seed: int) -> list[
     lines = []
     for radius in np.arange(0.0, reach, STEP).tolist():
         [_, line] = replay_log(path, sigma, replicates, seed, (radius,), "sequential gse")
-        lines.append(line)
+        lines.append(replace(line, estimator=f"{line.estimator}, r = {radius:g}"))
     return lines
+
+
+@dataclass(frozen=True)
+class Average:
+    """Single radii, summed up: over the cells (one log and radius each) of a log, or of all logs.
+
+    Attributes:
+        log: Name of the log, "all" for all of them.
+        cells: How many there are.
+        mean_votes: Mean of the cells' mean votes.
+        times_fewer: The votes of the fixed n over `mean_votes`.
+        mean_of_ratios: Mean of the cells' own ratios.
+        votes_over_floor: Mean votes over the mean floor.
+        mean_loss: Mean of the cells' losses, points of certified accuracy.
+        max_loss: The largest of them.
+    """
+
+    log: str
+    cells: int
+    mean_votes: float
+    times_fewer: float
+    mean_of_ratios: float
+    votes_over_floor: float
+    mean_loss: float
+    max_loss: float
+
+
+def averages(lines: Sequence[Line]) -> list[Average]:
+    """Return an average per log, in their order, and, last, one over the cells of all logs."""
+    groups = {name: [line for line in lines if line.log == name] for name in dict.fromkeys(line.log for line in lines)}
+    return [_average(name, group) for name, group in (*groups.items(), ("all", list(lines)))]
+
+
+def _average(name: str, lines: Sequence[Line]) -> Average:
+    votes = float(np.mean([line.mean_votes for line in lines]))
+    floor = float(np.mean([line.floor for line in lines]))
+    return Average(
+        log=name,
+        cells=len(lines),
+        mean_votes=votes,
+        # Every cell has the same fixed n, so that this is the mean of its votes over the mean of ours.
+        times_fewer=float(np.mean([line.times_fewer * line.mean_votes for line in lines])) / votes,
+        mean_of_ratios=float(np.mean([line.times_fewer for line in lines])),
+        votes_over_floor=votes / floor if floor else math.nan,
+        mean_loss=float(np.mean([line.mean_loss for line in lines])),
+        max_loss=max(line.max_loss for line in lines),
+    )
+
+
+def print_averages(found: Sequence[Average]) -> None:
+    print(
+        "\n| radii alone | cells | mean votes | times fewer | mean of ratios | over the floor | mean loss | max loss |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for line in found:
+        print(
+            f"| {line.log} | {line.cells} | {line.mean_votes:,.0f} | {line.times_fewer:.1f}x | "
+            f"{line.mean_of_ratios:.1f}x | {line.votes_over_floor:.2f} | {line.mean_loss:.3f} | {line.max_loss:.3f} |"
+        )
 
 
 def grid_cells(method: str) -> list[list[float]]:
@@ -306,9 +370,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             lines += replay_log(path, sigma, options.replicates, options.seed, None, options.only)
     if lines:
         print_lines(lines)
+    summary = averages(lines) if options.single else []
+    if summary:
+        print_averages(summary)
     means = print_grid() if options.grid else {}
     if options.json is not None:
-        options.json.write_text(json.dumps({"lines": [asdict(line) for line in lines], "grid": means}, indent=1))
+        found = {"lines": [asdict(line) for line in lines], "averages": [asdict(x) for x in summary], "grid": means}
+        options.json.write_text(json.dumps(found, indent=1))
     if options.csv is not None and lines:
         with options.csv.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(asdict(lines[0])))

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from smoothing import InvalidArgumentError
+from smoothing import InvalidArgumentError, Phase
 from smoothing.integer import PhiloxIntNoise
 from smoothing.integer.grid import values_of
 from smoothing.integer.redteam import LAYOUT, LONGEST_PAIR, Attack, black_pixels, cut_tails, judge, low_bits
 from smoothing.noise_source import TorchBlockNoise
+from smoothing.statistics import failure_upper_bound
 
 SEED = 7
 
@@ -89,6 +90,30 @@ def test_cut_tails_on_the_integer_path() -> None:
     pair = float(cells @ (steps[:, None] ** 2 + steps[None, :] ** 2 > limit) @ cells)
     assert attack.failure is not None
     assert -math.expm1(15_360 * math.log1p(-pair)) == pytest.approx(attack.failure, rel=0.02)
+
+
+def test_the_attack_on_single_values() -> None:
+    """Its votes take half a minute (`scripts/attack_floating_point.py`); here is what it rests on."""
+    attack = cut_tails(150_528, pairs=False)
+    assert attack.failure is not None
+    # estimation.md 4.3: 8.0e-9 a coordinate, true p = .9988 in the dimension of ImageNet, which proves 3.03 sigma.
+    assert attack.failure == pytest.approx(1.2e-3, rel=0.01)
+    assert attack.law.radius(1 - attack.failure, "l2", q_upper=attack.failure) == pytest.approx(0.25 * 3.03, abs=0.002)
+    # With 100,000 votes and no failure among them, 3.81 sigma are claimed: false. In the dimension of CIFAR-10 they are not.
+    assert failure_upper_bound(0, 100_000, 0.001) < attack.failure
+    small = cut_tails(3_072, pairs=False)
+    assert small.failure is not None
+    assert failure_upper_bound(0, 100_000, 0.001) > small.failure > failure_upper_bound(0, 1_000_000, 0.001)
+    # The classifier fails beyond the limit, on both sides and in any place; and torch's noise never is beyond.
+    inside = torch.zeros(1, 150_528)
+    inside[0, ::7], inside[0, 1::7] = 0.25 * LONGEST_PAIR, -0.25 * LONGEST_PAIR
+    assert attack.classifier(inside).tolist() == [1]
+    for place, sign in ((0, 1), (99_999, -1), (150_527, 1)):
+        beyond = inside.clone()
+        beyond[0, place] = sign * 0.25 * (LONGEST_PAIR + 1e-4)
+        assert attack.classifier(beyond).tolist() == [0]
+    draw = TorchBlockNoise(attack.law, SEED).bind(attack.x, 0)
+    assert attack.classifier(draw(Phase.ESTIMATE, 0, 128)).tolist() == [1] * 128
 
 
 def test_the_attack_fits_the_layout_of_pairs() -> None:

@@ -1,5 +1,6 @@
 """An independent tally: the same noise and the same forward pass as the run, counted by other code, with margins."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -31,6 +32,99 @@ class Recount:
     near_ties: tuple[NearTie, ...]
 
 
+@dataclass(frozen=True)
+class Redrawn:
+    """Samples [start, start + len(outcomes)) of a phase of one input, drawn and voted again.
+
+    Attributes:
+        start: First sample.
+        outcomes: 0..K-1, or K for "invalid", one a sample.
+        num_classes: K.
+        near_ties: Of these samples.
+        copies_sha256: Of the noisy copies themselves, in order, as little-endian float32; None unless asked for.
+    """
+
+    start: int
+    outcomes: Int64[ndarray, " samples"]
+    num_classes: int
+    near_ties: tuple[NearTie, ...]
+    copies_sha256: str | None
+
+    @property
+    def votes_sha256(self) -> str:
+        """Return the digest of the outcomes, in order, as little-endian 64-bit integers."""
+        return hashlib.sha256(self.outcomes.astype("<i8").tobytes()).hexdigest()
+
+    def count(self, start: int, stop: int) -> Recount:
+        """Return the votes of samples [start, stop), which must be among those that were drawn."""
+        part = self.outcomes[start - self.start : stop - self.start]
+        return Recount(
+            tuple(int(count) for count in np.bincount(part, minlength=self.num_classes + 1)),
+            tuple(tie for tie in self.near_ties if start <= tie.sample < stop),
+        )
+
+
+def redraw(
+    forward: Forward,
+    draw: Draw,
+    shape: tuple[int, ...],
+    *,
+    phase: Phase,
+    start: int,
+    stop: int,
+    num_classes: int,
+    on_votes: Callable[[int], None] | None = None,
+    digest: bool = False,
+) -> Redrawn:
+    """Draw samples [start, stop) of a phase of one input again, each once, and let the classifier vote.
+
+    Args:
+        forward: The classifier at the recorded batch shape and precision.
+        draw: The input's noisy copies, `NoiseSource.bind`.
+        shape: Shape of the input.
+        phase: Phase of the samples.
+        start: First sample.
+        stop: The sample after the last.
+        num_classes: K.
+        on_votes: Called with the number of votes after every batch.
+        digest: Take the digest of the noisy copies too.
+
+    Raises:
+        ClassifierError: If the classifier's output is neither scores nor labels.
+    """
+    outcomes = np.empty(stop - start, dtype=np.int64)
+    near_ties: list[NearTie] = []
+    copies = hashlib.sha256() if digest else None
+    batch = forward.new_batch(shape)
+    filled, first = 0, start  # the batch holds samples [first, first + filled)
+
+    def flush() -> None:
+        nonlocal filled, first
+        batch[filled:].zero_()
+        votes, ties = _read(forward(batch), filled, len(batch), num_classes)
+        outcomes[first - start : first - start + filled] = votes
+        near_ties.extend(replace(tie, sample=first + tie.sample) for tie in ties)
+        if on_votes is not None:
+            on_votes(filled)
+        filled, first = 0, first + filled
+
+    with forward.evaluating(), torch.inference_mode():
+        # In pieces that end at multiples of a block, so that none is drawn twice for its other half.
+        for block in range(start // BLOCK, -(-stop // BLOCK)):
+            samples = draw(phase, max(start, block * BLOCK), min(stop, (block + 1) * BLOCK))
+            if copies is not None:
+                copies.update(samples.cpu().numpy().astype("<f4").tobytes())
+            while len(samples):
+                step = min(len(samples), len(batch) - filled)
+                batch[filled : filled + step].copy_(samples[:step])
+                samples, filled = samples[step:], filled + step
+                if filled == len(batch):
+                    flush()
+        if filled:
+            flush()
+    return Redrawn(start, outcomes, num_classes, tuple(near_ties), None if copies is None else copies.hexdigest())
+
+
 def recount(
     forward: Forward,
     draw: Draw,
@@ -44,9 +138,9 @@ def recount(
     """Draw the samples of a phase of one input again, each once, and count the votes of every prefix.
 
     Args:
-        forward: The classifier at the recorded batch shape and precision.
-        draw: The input's noisy copies, `NoiseSource.bind`.
-        shape: Shape of the input.
+        forward: As for `redraw`.
+        draw: As for `redraw`.
+        shape: As for `redraw`.
         phase: Phase of the looks.
         prefixes: Number of samples of each look, increasing.
         num_classes: K.
@@ -58,39 +152,17 @@ def recount(
     Raises:
         ClassifierError: If the classifier's output is neither scores nor labels.
     """
-    last = prefixes[-1]
-    outcomes = np.empty(last, dtype=np.int64)
-    near_ties: list[NearTie] = []
-    batch = forward.new_batch(shape)
-    filled = first = 0  # the batch holds samples [first, first + filled)
-
-    def flush() -> None:
-        nonlocal filled, first
-        batch[filled:].zero_()
-        outcomes[first : first + filled], ties = _read(forward(batch), filled, len(batch), num_classes)
-        near_ties.extend(replace(tie, sample=first + tie.sample) for tie in ties)
-        if on_votes is not None:
-            on_votes(filled)
-        filled, first = 0, first + filled
-
-    with forward.evaluating(), torch.inference_mode():
-        for start in range(0, last, BLOCK):
-            samples = draw(phase, start, min(start + BLOCK, last))
-            while len(samples):
-                step = min(len(samples), len(batch) - filled)
-                batch[filled : filled + step].copy_(samples[:step])
-                samples, filled = samples[step:], filled + step
-                if filled == len(batch):
-                    flush()
-        if filled:
-            flush()
-    return [
-        Recount(
-            tuple(int(count) for count in np.bincount(outcomes[:n], minlength=num_classes + 1)),
-            tuple(tie for tie in near_ties if tie.sample < n),
-        )
-        for n in prefixes
-    ]
+    redrawn = redraw(
+        forward,
+        draw,
+        shape,
+        phase=phase,
+        start=0,
+        stop=prefixes[-1],
+        num_classes=num_classes,
+        on_votes=on_votes,
+    )
+    return [redrawn.count(0, n) for n in prefixes]
 
 
 def _read(output: object, rows: int, batch: int, num_classes: int) -> tuple[Int64[ndarray, " rows"], list[NearTie]]:

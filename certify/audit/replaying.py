@@ -1,7 +1,8 @@
 """Replay: draw the votes of some inputs again, from the recorded seed, model and data, and compare them look by look.
 
-Whatever the votes depend on is compared first, and a difference there is an error: votes that were counted on another
-machine's noise, another model or other data say nothing about the recorded ones.
+All recorded samples of an input, or a range of them: `certify.audit.ranges` says what the journal then tells. Whatever the
+votes depend on is compared first, and a difference there is an error: votes that were counted on another machine's noise,
+another model or other data say nothing about the recorded ones.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +17,8 @@ from certify.audit.findings import AuditError, Findings, Mismatch
 from certify.audit.folder import RawRow, RawRun
 from certify.audit.identity import check_digest, check_inputs, check_machine, check_transform
 from certify.audit.neartie import NearTie, explained
-from certify.audit.recount import Recount, recount
+from certify.audit.ranges import JudgedPiece, SampleRange, cut, judge
+from certify.audit.recount import Recount, Redrawn, recount, redraw
 from certify.audit.spec import RunSpec
 from certify.datasets import load_dataset
 from certify.denoising.wrap import with_denoiser
@@ -81,23 +83,67 @@ class ReplayedLook:
 
 
 @dataclass(frozen=True)
+class ReplayedRange:
+    """A range of samples of one phase of one input, drawn and counted again.
+
+    Attributes:
+        index: The input.
+        phase: The phase.
+        start: First sample.
+        stop: The sample after the last.
+        counted: Counts over the range, K + 1 outcomes.
+        pieces: The range, cut at the recorded looks, each compared with what the journal says of it.
+        near_ties: Samples whose two best scores nearly agree.
+        votes_sha256: Of the outcomes in order (0..K, little-endian 64-bit integers).
+        copies_sha256: Of the noisy copies in order (little-endian float32): what the classifier was shown.
+    """
+
+    index: int
+    phase: str
+    start: int
+    stop: int
+    counted: tuple[int, ...]
+    pieces: tuple[JudgedPiece, ...]
+    near_ties: tuple[NearTie, ...]
+    votes_sha256: str
+    copies_sha256: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-ready data."""
+        return {
+            "index": self.index,
+            "phase": self.phase,
+            "start": self.start,
+            "stop": self.stop,
+            "counted": list(self.counted),
+            "pieces": [piece.to_dict() for piece in self.pieces],
+            "near_ties": [tie.to_dict() for tie in self.near_ties],
+            "votes_sha256": self.votes_sha256,
+            "copies_sha256": self.copies_sha256,
+        }
+
+
+@dataclass(frozen=True)
 class ReplayReport:
     """What was drawn again, and how it compares.
 
     Attributes:
         indices: The replayed inputs.
-        looks: Their looks, in order.
-        mismatches: Looks whose counts differ by more than near-ties can explain, and inputs that could not be replayed.
+        looks: Their looks, in order, where all samples were drawn again; else empty.
+        mismatches: Votes that differ by more than near-ties can explain, and inputs that could not be replayed.
+        ranges: What was drawn again, where a range of samples was asked for; else empty.
     """
 
     indices: tuple[int, ...]
     looks: tuple[ReplayedLook, ...]
     mismatches: tuple[Mismatch, ...]
+    ranges: tuple[ReplayedRange, ...] = ()
 
     @property
     def votes(self) -> int:
         """Number of votes that were drawn again: a look is a prefix, and contains those before it."""
-        return sum({(look.index, look.phase): look.n for look in self.looks}.values())
+        looks = sum({(look.index, look.phase): look.n for look in self.looks}.values())
+        return looks + sum(part.stop - part.start for part in self.ranges)
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready data."""
@@ -105,6 +151,7 @@ class ReplayReport:
             "indices": list(self.indices),
             "votes": self.votes,
             "looks": [look.to_dict() for look in self.looks],
+            "ranges": [part.to_dict() for part in self.ranges],
             "mismatches": [mismatch.to_dict() for mismatch in self.mismatches],
         }
 
@@ -115,6 +162,7 @@ def replay(
     indices: Sequence[int],
     options: ReplayOptions,
     on_votes: Callable[[int], None] | None = None,
+    samples: SampleRange | None = None,
 ) -> ReplayReport:
     """Draw the votes of `indices` again and compare them with the journal's.
 
@@ -124,6 +172,7 @@ def replay(
         indices: Inputs with a row in the journal.
         options: Where model and data are.
         on_votes: Called with the number of votes after every batch.
+        samples: Draw this part of the recorded samples only; default: all of them.
 
     Raises:
         AuditError: If the noise cannot be drawn again here, or model, data or an input are not the recorded ones.
@@ -173,17 +222,33 @@ def replay(
             on_votes=on_votes,
         )
 
-    looks = [look for index in indices for look in _replay_row(rows[index], inputs[index], count, spec, found)]
-    return ReplayReport(tuple(indices), tuple(looks), tuple(found.mismatches))
+    def again(index: int, phase: Phase, start: int, stop: int, x: Tensor) -> Redrawn:
+        draw = noise.bind(x, index)
+        return redraw(
+            forward,
+            draw,
+            spec.shape,
+            phase=phase,
+            start=start,
+            stop=stop,
+            num_classes=spec.num_classes,
+            on_votes=on_votes,
+            digest=True,
+        )
+
+    looks: list[ReplayedLook] = []
+    ranges: list[ReplayedRange] = []
+    for index in indices:
+        recorded = _recorded(rows[index], spec, found)
+        if samples is None:
+            looks += _replay_looks(index, recorded, inputs[index], count, found)
+        else:
+            ranges += _replay_range(index, recorded, inputs[index], samples, again, found)
+    return ReplayReport(tuple(indices), tuple(looks), tuple(found.mismatches), tuple(ranges))
 
 
-def _replay_row(
-    row: RawRow,
-    x: Tensor,
-    count: Callable[[int, Phase, list[int], Tensor], list[Recount]],
-    spec: RunSpec,
-    found: Findings,
-) -> list[ReplayedLook]:
+def _recorded(row: RawRow, spec: RunSpec, found: Findings) -> dict[Phase, dict[int, tuple[int, ...]]]:
+    """Return phase -> samples of a look -> counts, for the looks that can be counted again; report the others."""
     usable: dict[Phase, dict[int, tuple[int, ...]]] = {}
     for raw in row.looks:
         recorded, n = fields.integers(raw.counts), fields.integer(raw.n)
@@ -201,14 +266,69 @@ def _replay_row(
             )
             continue
         usable.setdefault(phase, {})[n] = recorded
-    looks = []
-    for phase, counts in usable.items():
-        prefixes = sorted(counts)
-        for n, again in zip(prefixes, count(row.index, phase, prefixes, x), strict=True):
-            looks.append(_compare(row.index, phase, n, counts[n], again, found))
     if not row.looks:
         found.add(row.index, "votes", "no look", "a look that can be counted again", "replay")
+    return usable
+
+
+def _replay_looks(
+    index: int,
+    recorded: dict[Phase, dict[int, tuple[int, ...]]],
+    x: Tensor,
+    count: Callable[[int, Phase, list[int], Tensor], list[Recount]],
+    found: Findings,
+) -> list[ReplayedLook]:
+    looks = []
+    for phase, counts in recorded.items():
+        prefixes = sorted(counts)
+        for n, again in zip(prefixes, count(index, phase, prefixes, x), strict=True):
+            looks.append(_compare(index, phase, n, counts[n], again, found))
     return looks
+
+
+def _replay_range(
+    index: int,
+    recorded: dict[Phase, dict[int, tuple[int, ...]]],
+    x: Tensor,
+    samples: SampleRange,
+    again: Callable[[int, Phase, int, int, Tensor], Redrawn],
+    found: Findings,
+) -> list[ReplayedRange]:
+    ranges = []
+    for phase, counts in recorded.items():
+        part = samples.within(str(phase), max(counts))
+        if part is None:
+            continue
+        redrawn = again(index, phase, *part, x)
+        pieces = []
+        for piece in cut(*part, counts):
+            votes = redrawn.count(piece.start, piece.stop)
+            judged = judge(piece, votes.counts, votes.near_ties)
+            pieces.append(judged)
+            if not judged.passed:
+                bound = "" if piece.whole else "at most "
+                found.add(
+                    index,
+                    "votes",
+                    f"{phase} samples [{piece.start}, {piece.stop}): {bound}{list(piece.recorded)}",
+                    f"{list(votes.counts)} when drawn again; {len(votes.near_ties)} near-ties do not explain that",
+                    "replay",
+                )
+        whole = redrawn.count(*part)
+        assert redrawn.copies_sha256 is not None  # it was asked for
+        ranges.append(
+            ReplayedRange(
+                index,
+                str(phase),
+                *part,
+                whole.counts,
+                tuple(pieces),
+                whole.near_ties,
+                redrawn.votes_sha256,
+                redrawn.copies_sha256,
+            )
+        )
+    return ranges
 
 
 def _compare(

@@ -22,6 +22,7 @@ from certify.cli.common import (
 if TYPE_CHECKING:
     from certify.audit.auditing import AuditReport
     from certify.audit.findings import Mismatch
+    from certify.audit.ranges import SampleRange
     from certify.audit.replaying import ReplayOptions, ReplayReport
 
 _SHOWN = 40
@@ -40,6 +41,15 @@ def audit(
     indices: Annotated[
         str | None,
         typer.Option("--indices", help='Draw the votes of these inputs again, e.g. "3,17,20-25".', show_default=False),
+    ] = None,
+    samples: Annotated[
+        str | None,
+        typer.Option(
+            "--samples",
+            metavar="[PHASE:]START:STOP",
+            help='Replay: draw these samples only, e.g. "estimate:5000:6000" (6000 is not part of them).',
+            show_default=False,
+        ),
     ] = None,
     model: Annotated[
         str | None,
@@ -65,6 +75,13 @@ def audit(
     only they may differ. Floating-point noise (torch-block-v1) is the same only on the recorded kind of device (GPU: the
     same model) with the recorded version of torch; integer noise (philox-int-v1) is the same everywhere.
 
+    With [bold]--samples START:STOP[/bold] only these samples are drawn again, of every phase in which the input has votes
+    there, or of the phase that is named (select, estimate, pilot); samples beyond the recorded ones are left out. The
+    journal holds the counts of each look, a prefix, so that what can be compared depends on the range: between two
+    consecutive looks that are both inside of it the counts must be equal; of a part of such an interval, no class may have
+    more votes than the whole interval has, which can contradict the record but not confirm it. Counts and sha256 of the
+    votes and of the noisy copies are printed, to be compared with another replay, on another kind of device too.
+
     A verification run (certify verify) has no votes: its bounds are evaluated again from their recorded slopes, its
     counterexamples by the network; what rests on a solver's word alone is listed apart.
 
@@ -77,6 +94,8 @@ def audit(
     certify audit runs/mine --replay 5
 
     certify audit runs/mine --indices 3,17 --model checkpoints/copy --data-root /data --json
+
+    certify audit runs/mine --indices 3 --samples estimate:90000:100000
     """
     from certify.audit.auditing import audit_folder
     from certify.audit.folder import is_run_of
@@ -85,8 +104,8 @@ def audit(
     if is_run_of(folder, "verify"):
         from certify.cli.audit_verify import audit_verify
 
-        if count is not None or indices is not None:
-            raise UsageError("a verification run has no votes to replay: leave --replay and --indices out")
+        if count is not None or indices is not None or samples is not None:
+            raise UsageError("a verification run has no votes to replay: leave --replay, --indices and --samples out")
         audit_verify(folder, model=model, data=data, data_root=data_root, trust_pickle=trust_pickle, as_json=json)
         return
     if count is not None and count < 1:
@@ -96,13 +115,18 @@ def audit(
     wants_replay = count is not None or indices is not None
     if not wants_replay and (model is not None or data is not None):
         raise UsageError("--model and --data are for a replay: give --replay K or --indices with them")
+    if not wants_replay and samples is not None:
+        raise UsageError("--samples is for a replay: give --replay K or --indices with it")
+    from certify.audit.ranges import parse_samples
+
+    part = None if samples is None else parse_samples(samples)
     report = audit_folder(folder)
     replayed = None
     if wants_replay:
         from certify.audit.replaying import ReplayOptions
 
         chosen = _choose(report, count, indices)
-        replayed = _replay(report, chosen, ReplayOptions(model, data, data_root, trust_pickle), quiet)
+        replayed = _replay(report, chosen, ReplayOptions(model, data, data_root, trust_pickle), part, quiet)
     mismatches = [*report.mismatches, *(replayed.mismatches if replayed else ())]
     if json:
         print_json(
@@ -133,17 +157,30 @@ def _choose(report: "AuditReport", count: int | None, indices: str | None) -> li
     return chosen
 
 
-def _replay(report: "AuditReport", chosen: list[int], options: "ReplayOptions", quiet: bool) -> "ReplayReport":
+def _replay(
+    report: "AuditReport", chosen: list[int], options: "ReplayOptions", samples: "SampleRange | None", quiet: bool
+) -> "ReplayReport":
     from certify.allocator import tune_allocator
     from certify.audit.replaying import replay
+    from certify.errors import UsageError
 
     tune_allocator()
     wanted = set(chosen)
     looks = [(row.index, look) for row in report.run.rows if row.index in wanted for look in row.looks]
     # A look is a prefix: the last one of a phase contains the others.
     last = {(index, str(look.phase)): look.n for index, look in looks if isinstance(look.n, int)}
-    with _watch(sum(last.values()), quiet) as on_votes:
-        return replay(report.run, report.spec, chosen, options, on_votes=on_votes)
+    votes = sum(last.values())
+    if samples is not None:
+        parts = [part for (_, phase), n in last.items() if (part := samples.within(phase, n)) is not None]
+        votes = sum(stop - start for start, stop in parts)
+        if not parts:
+            recorded = ", ".join(f"{n} of {phase} for input {index}" for (index, phase), n in [*last.items()][:4])
+            raise UsageError(
+                f"--samples must be among the recorded samples ({recorded}{', ...' if len(last) > 4 else ''}), got none "
+                f"from {samples.start} on{f' in phase {samples.phase}' if samples.phase else ''}"
+            )
+    with _watch(votes, quiet) as on_votes:
+        return replay(report.run, report.spec, chosen, options, on_votes=on_votes, samples=samples)
 
 
 @contextmanager
@@ -215,17 +252,43 @@ def print_mismatches(mismatches: "list[Mismatch]") -> None:
 
 def _print_replay(replayed: "ReplayReport") -> None:
     out = console()
-    equal = sum(look.verdict == "equal" for look in replayed.looks)
-    turned = sum(look.verdict == "near-ties" for look in replayed.looks)
-    ties = [(look, tie) for look in replayed.looks for tie in look.near_ties]
-    out.print(
-        f"Replayed {replayed.votes:,} votes of {len(replayed.indices)} inputs: {equal} of {len(replayed.looks)} looks "
-        f"equal vote for vote, {turned} differ within near-ties; near-ties: {len(ties)}."
-    )
-    for look, tie in ties[:_SHOWN]:
+    if replayed.ranges:
+        _print_ranges(replayed)
+    else:
+        equal = sum(look.verdict == "equal" for look in replayed.looks)
+        turned = sum(look.verdict == "near-ties" for look in replayed.looks)
+        ties = sum(len(look.near_ties) for look in replayed.looks)
         out.print(
-            f"  near-tie: input {look.index}, {look.phase} sample {tie.sample}: class {tie.best} before {tie.second} "
+            f"Replayed {replayed.votes:,} votes of {len(replayed.indices)} inputs: {equal} of {len(replayed.looks)} looks "
+            f"equal vote for vote, {turned} differ within near-ties; near-ties: {ties}."
+        )
+    found = [(look.index, look.phase, tie) for look in replayed.looks for tie in look.near_ties]
+    found += [(part.index, part.phase, tie) for part in replayed.ranges for tie in part.near_ties]
+    for index, phase, tie in found[:_SHOWN]:
+        out.print(
+            f"  near-tie: input {index}, {phase} sample {tie.sample}: class {tie.best} before {tie.second} "
             f"by {tie.margin:.3g} (largest score {tie.scale:.3g})"
         )
-    if len(ties) > _SHOWN:
-        out.print(f"  ... and {len(ties) - _SHOWN} more (--json lists all)")
+    if len(found) > _SHOWN:
+        out.print(f"  ... and {len(found) - _SHOWN} more (--json lists all)")
+
+
+def _print_ranges(replayed: "ReplayReport") -> None:
+    out = console()
+    pieces = [piece for part in replayed.ranges for piece in part.pieces]
+    whole = [piece.verdict for piece in pieces if piece.piece.whole]
+    others = [piece.verdict for piece in pieces if not piece.piece.whole]
+    ties = sum(len(part.near_ties) for part in replayed.ranges)
+    out.print(
+        f"Replayed {replayed.votes:,} votes of {len({part.index for part in replayed.ranges})} inputs: between looks, "
+        f"{whole.count('equal')} of {len(whole)} intervals equal, {whole.count('near-ties')} differ within near-ties; of "
+        f"{len(others)} parts of intervals, {others.count('possible')} do not contradict the record; near-ties: {ties}."
+    )
+    for part in replayed.ranges[:_SHOWN]:
+        text = (
+            f"  input {part.index}, {part.phase} samples {part.start}:{part.stop}: counts {list(part.counted)}\n"
+            f"    votes {part.votes_sha256}\n    noisy copies {part.copies_sha256}"
+        )
+        out.print(text, markup=False)
+    if len(replayed.ranges) > _SHOWN:
+        out.print(f"  ... and {len(replayed.ranges) - _SHOWN} more (--json lists all)")
