@@ -1,5 +1,12 @@
-"""Starts and stops real prediction servers on localhost, each in a virtual environment of its own."""
+"""Starts and stops real prediction servers on localhost, each in a virtual environment of its own.
 
+As a command it serves an ONNX file (default: a small classifier of `digits`, trained under noise in a few seconds) until
+Ctrl-C:
+
+    python scripts/services.py mlserver --port 8080 --environments ~/.cache/certify-servers
+"""
+
+import argparse
 import contextlib
 import json
 import os
@@ -7,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -70,11 +78,19 @@ def small_classifier(sigma: float) -> torch.nn.Module:
 
 
 @contextlib.contextmanager
-def running(name: str, model: Path, environments: Path, work: Path) -> Iterator[Adapter]:
-    """Serve an ONNX file by the named server until the block ends; yields the adapter that asks it."""
-    start: Callable[[Path, Path, Path], tuple[subprocess.Popen[bytes], str, Adapter]]
+def running(name: str, model: Path, environments: Path, work: Path, port: int | None = None) -> Iterator[Adapter]:
+    """Serve an ONNX file by the named server until the block ends; yields the adapter that asks it.
+
+    Args:
+        name: A key of `PACKAGES`.
+        model: ONNX file, input "image" float32 [n, channel, height, width], output scores [n, classes].
+        environments: Folder of the servers' virtual environments.
+        work: Folder for logs and settings.
+        port: Where the server listens; None: a free port.
+    """
+    start: Callable[[Path, Path, Path, int], tuple[subprocess.Popen[bytes], str, Adapter]]
     start = {"mlserver": _mlserver, "litserve": _litserve}[name]
-    process, health, adapter = start(environment(environments, name), model, work)
+    process, health, adapter = start(environment(environments, name), model, work, port or _free_port())
     try:
         _wait(process, health, work / f"{name}.log")
         yield adapter
@@ -99,10 +115,10 @@ def _launch(command: list[str], folder: Path, log: Path) -> subprocess.Popen[byt
         )
 
 
-def _mlserver(python: Path, model: Path, work: Path) -> tuple[subprocess.Popen[bytes], str, Adapter]:
+def _mlserver(python: Path, model: Path, work: Path, http: int) -> tuple[subprocess.Popen[bytes], str, Adapter]:
     folder = work / "mlserver"
     folder.mkdir(parents=True, exist_ok=True)
-    http, grpc, metrics = _free_port(), _free_port(), _free_port()
+    grpc, metrics = _free_port(), _free_port()
     server = {
         "host": "127.0.0.1",
         "http_port": http,
@@ -124,8 +140,7 @@ def _mlserver(python: Path, model: Path, work: Path) -> tuple[subprocess.Popen[b
     return process, f"{url}/v2/models/classifier/ready", OpenInference(url, "classifier", batch=16)
 
 
-def _litserve(python: Path, model: Path, work: Path) -> tuple[subprocess.Popen[bytes], str, Adapter]:
-    port = _free_port()
+def _litserve(python: Path, model: Path, work: Path, port: int) -> tuple[subprocess.Popen[bytes], str, Adapter]:
     command = [str(python), str(HERE / "servers" / "litserve_app.py"), str(model.resolve()), str(port)]
     process = _launch(command, work, work / "litserve.log")
     url = f"http://127.0.0.1:{port}"
@@ -143,3 +158,26 @@ def _wait(process: subprocess.Popen[bytes], url: str, log: Path, seconds: float 
                 return
         time.sleep(0.3)
     raise RuntimeError(f"the server did not start; the end of its log:\n{log.read_text(errors='replace')[-2000:]}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("server", choices=sorted(PACKAGES))
+    parser.add_argument("--model", type=Path, help="ONNX file; default: a small classifier of digits")
+    parser.add_argument("--port", type=int, default=8080)
+    parser.add_argument("--environments", type=Path, required=True, help="folder for the servers' environments")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        model = options.model or Path(folder) / "model.onnx"
+        if options.model is None:
+            export_onnx(small_classifier(0.25), (1, 8, 8), model)
+        with running(options.server, model, options.environments, Path(folder), options.port):
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # or the server would outlive this process
+            print(f"{options.server} listens at http://127.0.0.1:{options.port}; Ctrl-C stops it", flush=True)
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.pause()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -506,3 +506,68 @@ def test_random_faults_give_the_undisturbed_result(service: Service) -> None:
     service.fault = lambda number, images: dice.choice(["429", "503", "drop", "slow", None, None, None, None])
     assert count(adapters(service.url)["oip"]) == direct()
     assert service.billed == sum(request.stop for request in REQUESTS)
+
+
+def test_what_a_killed_process_had_noted_is_moved_into_the_journal(tmp_path: Path) -> None:
+    rows = [StoredAnswer(3, Phase.ESTIMATE, sample, "1", "v") for sample in range(6)]
+    pending = tmp_path / "answers.pending"
+    with Journal(tmp_path, kind="smoothing", write=True) as journal:
+        store = JournalStore(journal)
+        for call in (rows[:2], rows[2:4]):
+            store.note(call)
+        store.add(rows[:2])
+        assert pending.exists(), "one call is not in the journal yet"
+        store._pending._file.close()  # as the end of the process would
+    with pending.open("a") as file:
+        file.write('[[3, "estimate", 4, "1", "v"], [3, "est')  # killed while it wrote
+    with Journal(tmp_path, kind="smoothing", write=True) as journal:
+        store = JournalStore(journal)
+        assert store.find(3) == rows[:4]
+        assert not pending.exists()
+        store.note(rows[4:])
+        store.add(rows[4:])
+        assert store.find(3) == rows
+        assert not pending.exists()
+
+
+def test_an_answer_counts_only_after_it_is_stored(service: Service) -> None:
+    class Watched(MemoryStore):
+        noted = 0
+
+        def note(self, answers: Sequence[StoredAnswer]) -> None:
+            assert not self.find(answers[0].key) or answers[0] not in self.find(answers[0].key)
+            self.noted += len(answers)
+
+    store = Watched()
+    with source(adapters(service.url)["oip"], store) as votes:
+        for request, counts in votes.votes(REQUESTS):
+            stored = [row for row in store.find(request.index) if row.phase is request.phase]
+            assert len(stored) == counts.sum() == request.stop
+    assert store.noted == service.billed
+
+
+def test_a_disk_that_is_full_loses_no_answer(service: Service) -> None:
+    class Full(MemoryStore):
+        def note(self, answers: Sequence[StoredAnswer]) -> None:
+            raise JournalError("no space left")
+
+    store = Full()
+    with source(adapters(service.url)["http-raw"], store) as votes, pytest.raises(JournalError, match="no space"):
+        list(votes.votes(REQUESTS))
+    kept = sum(len(store.find(key)) for key in INPUTS)
+    assert kept >= 1
+    assert service.billed - kept <= FAST.concurrency
+
+
+def test_numbers_in_json_are_those_of_a_direct_call() -> None:
+    levels = np.arange(256, dtype=np.uint8).reshape(2, 8, 16, 1)
+    tensor = OpenInference("http://x", "m").prepare(levels)
+    assert tensor.shape == (2, 1, 8, 16)
+    values = np.array(json.loads(b"[" + tensor.data + b"]"), np.float32)  # through float64, as most servers read JSON
+    assert np.array_equal(values, dequantize(levels).numpy().reshape(-1))
+    assert OpenInference("http://x", "m", binary=True).prepare(levels).data == values.astype("<f4").tobytes()
+    scores = [[0.1, 0.7, 0.7], [float("nan"), 1.0, 0.0], [3, 2, 1], [True, 0.0, 0.0]]
+    for rows in (scores[:1], scores[:2], scores):
+        body = {"outputs": [{"name": "o", "datatype": "FP32", "shape": [len(rows), 3], "data": rows}]}
+        expected = ["1", None, "0", None][: len(rows)]
+        assert OpenInference("http://x", "m")._labels(body, b"", len(rows)) == expected

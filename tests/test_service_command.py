@@ -50,6 +50,13 @@ def votes(folder: Path) -> list[tuple[Any, ...]]:
     return found
 
 
+def answers(folder: Path) -> int:
+    with sqlite3.connect(folder / "journal.sqlite") as connection:
+        [(found,)] = connection.execute('SELECT count(*) FROM answers WHERE "index" >= 0')
+    connection.close()
+    return int(found)
+
+
 def radii(folder: Path) -> list[str]:
     return [line.rsplit("\t", 1)[0] for line in (folder / "certificates.tsv").read_text().splitlines()]
 
@@ -206,3 +213,129 @@ def test_a_service_behind_a_denoiser(
     assert votes(plain) != votes(denoised)
     assert main(["audit", str(denoised)]) == 0
     assert NAMES[0] == "ant"
+
+
+def interrupt_at(service: Service, request: int) -> None:
+    """Send this process a Ctrl-C while the service works on a request."""
+
+    def fault(number: int, images: Any) -> None:
+        if number == request:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    service.fault = fault
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # ignored in a process that a shell sent to the back
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+CANARIES = ("--canaries", "2", "--concurrency", "1")
+ESTIMATING = 1 + 2 + 6 + 2  # the question, the canaries, the selection in calls of 4, the canaries again
+
+
+def test_canaries_of_a_run_that_is_interrupted_and_resumed(
+    service: Service, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], ctrl_c: None
+) -> None:
+    service.version = None
+    undisturbed, out = tmp_path / "undisturbed", tmp_path / "run"
+    assert main(command(service, data, undisturbed, *CANARIES)) == 0, capsys.readouterr().err
+    billed = service.billed
+    interrupt_at(service, service.requests + ESTIMATING + 13)
+    assert main(command(service, data, out, *CANARIES)) == 130
+    assert N0 * INPUTS < answers(out) < (N0 + N) * INPUTS
+    assert main(command(service, data, out, *CANARIES)) == 0, capsys.readouterr().err
+    assert votes(out) == votes(undisturbed)
+    assert radii(out) == radii(undisturbed)
+    # The second start asks one question and checks the canaries before and after the selection, of which all is there; the
+    # call that the interrupt hit may be paid twice.
+    assert 0 <= service.billed - 2 * billed - (1 + 2 + 2) <= 4
+    assert main(["audit", str(out)]) == 0, capsys.readouterr().out
+
+
+def test_changed_canaries_void_what_the_interrupted_run_had_asked(
+    service: Service, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], ctrl_c: None
+) -> None:
+    service.version = None
+    out = tmp_path / "run"
+    assert main(command(service, data, out, *CANARIES, "--indices", "0")) == 0, capsys.readouterr().err
+    good = radii(out)
+    interrupt_at(service, service.requests + 1 + 2 + 4 + 2 + 13)  # like ESTIMATING, with two inputs
+    assert main(command(service, data, out, *CANARIES)) == 130
+    billed = service.billed
+    service.classify = lambda images: [0] * len(images)
+    for _ in range(2):
+        capsys.readouterr()
+        assert main(command(service, data, out, *CANARIES)) == 1
+        assert "the service has changed: its labels of 2 known images" in capsys.readouterr().err
+    assert service.billed == billed + 2 * (1 + 2), "nothing is asked of a service that is another"
+    service.classify = brightness_class
+    assert main(command(service, data, out, *CANARIES)) == 0, capsys.readouterr().err
+    assert radii(out)[:2] == good, "an input that was finished before stays certified"
+    void = [line.split("\t") for line in radii(out)[2:]]
+    assert [(line[0], line[2]) for line in void] == [("1", "-1"), ("2", "-1")]
+    assert main(["audit", str(out)]) == 0, capsys.readouterr().out
+
+
+ADAPTER = """url = "{url}/json"
+headers = {{ Authorization = "Bearer ${{TEST_KEY}}" }}
+body = {{ image = "{{{{png_base64}}}}" }}
+label = "results[0].name"
+version = "model.version"
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "more", "code", "message"),
+    [
+        ("label =", "lable =", (), 2, "unknown key 'lable' (did you mean 'label'?)"),
+        ("url =", "url = 3 #", (), 2, "url must be of type str, got 3"),
+        ("results[0]", "results[0", (), 2, "label is not a JMESPath"),
+        ("TEST_KEY", "WRONG_KEY", (), 1, "refused the credentials (HTTP 401); check the environment variable"),
+        ("TEST_KEY", "ABSENT_KEY", (), 1, "the environment variable ABSENT_KEY is not set"),
+        ("/json", "/nothing", (), 1, "HTTP 404 from http://127.0.0.1"),
+        ("", "", ("--class-names", "dog,owl,cow"), 1, "the service's label 'ant' is outside the 3 classes"),
+        ("", "", ("--label-map", "absent.csv"), 2, "cannot read the label map absent.csv"),
+    ],
+)
+def test_bad_input_with_an_adapter_file(
+    service: Service,
+    data: Path,
+    tmp_path: Path,
+    old: str,
+    new: str,
+    more: tuple[str, ...],
+    code: int,
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TEST_KEY", "s3cr3t-value")
+    monkeypatch.setenv("WRONG_KEY", "wrong")
+    file = tmp_path / "api.toml"
+    file.write_text(ADAPTER.format(url=service.url).replace(old, new, 1))
+    names = () if more else ("--class-names", ",".join(NAMES))
+    arguments = [
+        *("run", f"{service.url}/json", "--adapter", "http-json", "--service", f"file={file}", *names, *more),
+        *("--data", str(data), "--num-classes", "3", "--noise", "gaussian", "--sigma", "0.25"),
+        *("--n0", str(N0), "--n", str(N), "--quiet", "--out", str(tmp_path / "run")),
+    ]
+    if "/nothing" in new:
+        arguments[1] = f"{service.url}/nothing"
+    assert main(arguments) == code
+    error = " ".join(capsys.readouterr().err.split())
+    assert message in error
+    assert "s3cr3t" not in error
+
+
+def test_a_host_that_is_not_there(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    away = Service()
+    away.url = "http://127.0.0.1:9"
+    assert main(command(away, data, tmp_path / "run", "--patience", "0.2")) == 1
+    error = capsys.readouterr().err
+    assert "the service does not answer: cannot connect to http://127.0.0.1:9" in error
+    assert "Traceback" not in error

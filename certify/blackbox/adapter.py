@@ -1,10 +1,12 @@
 """The base of every adapter: how one kind of service is asked, and how its answers are read."""
 
+import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import httpx
@@ -28,11 +30,20 @@ class Adapter(ABC):
     images_per_call: ClassVar[int] = 1
     """Images that one call may carry; a bill usually counts images."""
 
+    def prepare(self, images: UInt8[ndarray, "batch height width channel"]) -> Any:
+        """Return at most `images_per_call` images as `ask` takes them: encoded, once, whatever retries follow.
+
+        Called in another thread than `ask`, ahead of it, so that encoding holds up no call.
+        """
+        return images
+
     @abstractmethod
-    async def ask(
-        self, client: httpx.AsyncClient, images: UInt8[ndarray, "batch height width channel"]
-    ) -> Sequence[Answer]:
-        """Ask once, without retry, about at most `images_per_call` images; one answer each, in order.
+    async def ask(self, client: httpx.AsyncClient, prepared: Any) -> Sequence[Answer]:
+        """Ask once, without retry, about some images; one answer each, in order.
+
+        Args:
+            client: Sends the request.
+            prepared: What `prepare` made of the images.
 
         Raises:
             NoAnswerError: If no answer was obtained: asked again by the caller.
@@ -54,14 +65,25 @@ class Adapter(ABC):
         """Return the adapter as JSON-ready data, all that can change a label among it, and no secret."""
 
 
-async def send(client: httpx.AsyncClient, method: str, url: str, **options: Any) -> httpx.Response:
+_HEADERS = {"Accept": "*/*", "Accept-Encoding": "gzip, deflate", "User-Agent": "certify (randomized smoothing)"}
+
+
+async def send(
+    client: httpx.AsyncClient,
+    method: str,
+    url: str,
+    *,
+    headers: Mapping[str, str] | None = None,
+    content: bytes | None = None,
+) -> httpx.Response:
     """Send one request and sort its fate; the response returned is a 2xx.
 
     Args:
         client: Follows no redirects and verifies certificates.
-        method: "GET" or "POST".
+        method: "GET", "POST" or "PUT".
         url: Where to.
-        options: Of `httpx.AsyncClient.request`.
+        headers: Beside the usual ones.
+        content: Body.
 
     Raises:
         NoAnswerError: On transport errors, 408, 429 and 5xx.
@@ -69,7 +91,15 @@ async def send(client: httpx.AsyncClient, method: str, url: str, **options: Any)
         ServiceError: On 401, 403, 404, 405 and redirects: they would meet every request alike.
     """
     try:
-        response = await client.request(method, url, **options)
+        # A request of our own rather than `client.request`: it skips cookies, which no answer may depend on, and much work.
+        request = httpx.Request(
+            method,
+            parse_url(url),
+            headers={**_HEADERS, **(headers or {})},
+            content=content,
+            extensions={"timeout": client.timeout.as_dict()},
+        )
+        response = await client.send(request)
     except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
         raise NoAnswerError(f"cannot connect to {host(url)}: {type(error).__name__}", reached=False) from None
     except httpx.TransportError as error:
@@ -90,6 +120,21 @@ async def send(client: httpx.AsyncClient, method: str, url: str, **options: Any)
         # The host alone: path and query were filled in from the environment, and may hold a key.
         raise ServiceError(f"HTTP {status} from {host(url)}: check the address and the name of the model")
     raise RefusedError(f"HTTP {status}")
+
+
+@lru_cache(maxsize=64)
+def parse_url(url: str) -> httpx.URL:
+    """Return a URL, parsed once: a run has one or two of them.
+
+    Raises:
+        httpx.InvalidURL: If it is none.
+    """
+    return httpx.URL(url)
+
+
+def to_json(body: Any) -> bytes:
+    """Return JSON without blanks, UTF-8."""
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
 
 def host(url: str) -> str:

@@ -1,17 +1,17 @@
 """Calls with retries: asks again when, and only when, no answer was obtained."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
-from jaxtyping import UInt8
-from numpy import ndarray
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_delay
 from tenacity.wait import wait_base, wait_random_exponential
 
 from certify.blackbox.adapter import Adapter
 from certify.blackbox.answers import Answer, NoAnswerError, RefusedError, ServiceError
+from certify.blackbox.connections import Connections
 from certify.blackbox.pace import Pace
 from certify.errors import UsageError
 
@@ -89,15 +89,7 @@ class Caller:
         self.counts = CallCounts()
         self._pace = Pace(settings.per_second)
         self._on_retry = on_retry
-        limits = httpx.Limits(max_connections=settings.concurrency, max_keepalive_connections=settings.concurrency)
-        # Certificates are verified and redirects refused: a redirect could carry a key elsewhere.
-        self._client = httpx.AsyncClient(
-            timeout=httpx.Timeout(settings.timeout, pool=None),
-            limits=limits,
-            follow_redirects=False,
-            transport=transport,
-            headers={"User-Agent": "certify (randomized smoothing)"},
-        )
+        self._connections = Connections(settings.timeout, transport)
 
     async def check(self) -> str | None:
         """Ask the service about itself; see `Adapter.check`.
@@ -106,24 +98,30 @@ class Caller:
             ServiceError: If it cannot be used, or does not answer within a few seconds.
         """
         try:
-            remark: str | None = await self._retrying(
-                lambda: self.adapter.check(self._client), min(10.0, self.settings.patience)
-            )
+            remark: str | None = await self._retrying(self._check, min(10.0, self.settings.patience))
             return remark
         except NoAnswerError as error:
             raise ServiceError(f"the service does not answer: {error.reason}") from None
 
-    async def ask(self, images: UInt8[ndarray, "batch height width channel"]) -> Sequence[Answer]:
+    async def _check(self) -> str | None:
+        with self._connections.one() as client:
+            return await self.adapter.check(client)
+
+    async def ask(self, prepared: Any, count: int) -> Sequence[Answer]:
         """Return one answer an image, "invalid" where the service refused or never answered.
+
+        Args:
+            prepared: What `Adapter.prepare` made of the images.
+            count: Number of images.
 
         Raises:
             ServiceError: If the service cannot be used, or cannot be reached at all any more.
         """
         answers: Sequence[Answer]
         try:
-            answers = await self._retrying(lambda: self._once(images), self.settings.patience)
+            answers = await self._retrying(lambda: self._once(prepared), self.settings.patience)
         except RefusedError as error:
-            answers = [Answer(None, error.version, error.reason)] * len(images)
+            answers = [Answer(None, error.version, error.reason)] * count
         except NoAnswerError as error:
             if not error.reached:
                 # The images were never seen, so that this cannot depend on them: stopping drops no vote.
@@ -131,33 +129,40 @@ class Caller:
                     f"{error.reason}; nothing was counted for the questions that could not be asked: "
                     "repeat the same command when the service is back"
                 ) from None
-            answers = [Answer(None, None, f"no answer within {self.settings.patience:g} s: {error.reason}")] * len(
-                images
-            )
-        if len(answers) != len(images):
-            answers = [Answer(None, None, f"{len(answers)} answers for {len(images)} images")] * len(images)
-        self.counts.answered += len(images)
+            answers = [Answer(None, None, f"no answer within {self.settings.patience:g} s: {error.reason}")] * count
+        if len(answers) != count:
+            answers = [Answer(None, None, f"{len(answers)} answers for {count} images")] * count
+        self.counts.answered += count
         return answers
 
-    async def _once(self, images: UInt8[ndarray, "batch height width channel"]) -> Sequence[Answer]:
+    async def _once(self, prepared: Any) -> Sequence[Answer]:
         await self._pace.turn()
         self.counts.attempts += 1
         try:
-            return await self.adapter.ask(self._client, images)
+            with self._connections.one() as client:
+                return await self.adapter.ask(client, prepared)
         except NoAnswerError as error:
             if error.after:
                 self._pace.pause(error.after)
             raise
 
     async def _retrying(self, call: Callable[[], Any], patience: float) -> Any:
+        start = time.monotonic()
+        try:
+            return await call()  # nearly every call: without what retries need
+        except NoAnswerError as error:
+            failed: NoAnswerError | None = error
         async for attempt in AsyncRetrying(
             retry=retry_if_exception_type(NoAnswerError),
             wait=_Wait(self.settings.first_wait),
-            stop=stop_after_delay(patience),
+            stop=stop_after_delay(max(patience - (time.monotonic() - start), 0.0)),
             before_sleep=self._note,
             reraise=True,
         ):
             with attempt:
+                if failed is not None:
+                    first, failed = failed, None
+                    raise first
                 return await call()
         raise AssertionError("unreachable: the loop returns or raises")
 
@@ -169,4 +174,4 @@ class Caller:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._client.aclose()
+        await self._connections.close()

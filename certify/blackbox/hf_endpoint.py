@@ -37,14 +37,16 @@ class HuggingFaceEndpoint(Adapter):
         """Return what can change a label."""
         return {"adapter": self.name, "url": self.url}
 
-    async def ask(
-        self, client: httpx.AsyncClient, images: UInt8[ndarray, "batch height width channel"]
-    ) -> Sequence[Answer]:
+    def prepare(self, images: UInt8[ndarray, "batch height width channel"]) -> bytes:
+        """Return the PNG of one image; see `Adapter.prepare`."""
+        return encode_png(images[0])
+
+    async def ask(self, client: httpx.AsyncClient, prepared: Any) -> Sequence[Answer]:
         """Ask about one image; see `Adapter.ask`."""
         headers = {"Content-Type": "image/png", "Accept": "application/json"}
         if self.key_variable is not None:
             headers["Authorization"] = expand(f"Bearer ${{{self.key_variable}}}")
-        response = await send(client, "POST", self.url, content=encode_png(images[0]), headers=headers)
+        response = await send(client, "POST", self.url, content=prepared, headers=headers)
         return [self.read(read_json(response))]
 
     def read(self, answer: Any) -> Answer:

@@ -25,10 +25,10 @@ import httpx
 from jaxtyping import UInt8
 from numpy import ndarray
 
-from certify.blackbox.adapter import Adapter, read_json, send, top_score
+from certify.blackbox.adapter import Adapter, read_json, send, to_json, top_score
 from certify.blackbox.answers import Answer, RefusedError
 from certify.blackbox.images import encode_png
-from certify.blackbox.secrets import expand_all, variables
+from certify.blackbox.secrets import expand, expand_all, variables
 from certify.errors import UsageError
 
 PLACEHOLDER = "{{png_base64}}"
@@ -142,23 +142,25 @@ class HttpJson(Adapter):
         found = {field.name: getattr(self, field.name) for field in fields(self)}
         return {"adapter": self.name, **found, "headers": sorted(key for key, _ in self.headers)}
 
-    async def ask(
-        self, client: httpx.AsyncClient, images: UInt8[ndarray, "batch height width channel"]
-    ) -> Sequence[Answer]:
-        """Ask about one image; see `Adapter.ask`."""
-        from certify.blackbox.secrets import expand
-
+    def prepare(self, images: UInt8[ndarray, "batch height width channel"]) -> tuple[bytes, str]:
+        """Return the body of the request about one image and its Content-Type; see `Adapter.prepare`."""
         png = encode_png(images[0])
-        headers = expand_all(dict(self.headers))
-        options: dict[str, Any]
         if self.raw:
-            options = {"content": png}
-            headers.setdefault("Content-Type", "image/png")
-        elif self.multipart:
-            options = {"files": {self.multipart: ("image.png", png, "image/png")}}
-        else:
-            options = {"json": _fill(self.body, base64.b64encode(png).decode())}
-        response = await send(client, self.method, expand(self.url), headers=headers, **options)
+            return png, "image/png"
+        if self.multipart:
+            # httpx writes the form; the address is never used.
+            files = {self.multipart: ("image.png", png, "image/png")}
+            form = httpx.Request(self.method, "http://localhost", files=files)
+            return form.read(), form.headers["Content-Type"]
+        return to_json(_fill(self.body, base64.b64encode(png).decode())), "application/json"
+
+    async def ask(self, client: httpx.AsyncClient, prepared: Any) -> Sequence[Answer]:
+        """Ask about one image; see `Adapter.ask`."""
+        content, kind = prepared
+        headers = expand_all(dict(self.headers))
+        if not any(key.lower() == "content-type" for key in headers):
+            headers["Content-Type"] = kind
+        response = await send(client, self.method, expand(self.url), headers=headers, content=content)
         return [self.read(read_json(response))]
 
     def read(self, answer: Any) -> Answer:

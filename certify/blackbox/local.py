@@ -43,16 +43,14 @@ class LocalCallable(Adapter):
         """Return the identity."""
         return {"adapter": self.name, "identity": self.identity}
 
-    async def ask(
-        self, client: httpx.AsyncClient, images: UInt8[ndarray, "batch height width channel"]
-    ) -> Sequence[Answer]:
+    async def ask(self, client: httpx.AsyncClient, prepared: Any) -> Sequence[Answer]:
         """Call the function in a thread; see `Adapter.ask`."""
         try:
-            labels = await asyncio.to_thread(self.function, images)
+            labels = await asyncio.to_thread(self.function, prepared)
         except Exception as error:  # whatever the user's function raises is its answer
             raise RefusedError(f"the function raised {type(error).__name__}") from None
-        if len(labels) != len(images):
-            raise RefusedError(f"the function returned {len(labels)} labels for {len(images)} images")
+        if len(labels) != len(prepared):
+            raise RefusedError(f"the function returned {len(labels)} labels for {len(prepared)} images")
         return [_answer(label) for label in labels]
 
 

@@ -3,19 +3,42 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import httpx
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 from numpy import ndarray
 
-from certify.blackbox.adapter import Adapter, read_json, send, top_score
+from certify.blackbox.adapter import Adapter, read_json, send, to_json, top_score
 from certify.blackbox.answers import Answer, RefusedError, ServiceError
 from certify.blackbox.secrets import expand_all
 from certify.errors import UsageError
 
 _LENGTH = "Inference-Header-Content-Length"
+
+
+def to_unit(pixels: UInt8[ndarray, "..."]) -> Float32[ndarray, "..."]:
+    """Return k / 255, divided in float32 as torch does it: the network must see the numbers of a direct call."""
+    return pixels.astype(np.float32) / np.float32(255.0)
+
+
+_BYTES = tuple(str(level) for level in range(256))
+
+_LEVELS = tuple(str(value) for value in to_unit(np.arange(256, dtype=np.uint8)))
+"""The 256 numbers that a pixel can be, as the shortest text that reads back as the same float32."""
+
+
+class Tensor(NamedTuple):
+    """Images as the body of a request holds them.
+
+    Attributes:
+        shape: Sizes, the number of images first.
+        data: Numbers between commas, or the raw little-endian tensor.
+    """
+
+    shape: tuple[int, ...]
+    data: bytes
 
 
 @dataclass(frozen=True)
@@ -110,19 +133,24 @@ class OpenInference(Adapter):
         entries = found.get("inputs") if isinstance(found, dict) else None
         return [str(entry["name"]) for entry in entries or [] if isinstance(entry, dict) and "name" in entry]
 
-    async def ask(
-        self, client: httpx.AsyncClient, images: UInt8[ndarray, "batch height width channel"]
-    ) -> Sequence[Answer]:
+    def prepare(self, images: UInt8[ndarray, "batch height width channel"]) -> Tensor:
+        """Encode the images as one tensor; see `Adapter.prepare`."""
+        pixels = images if self.layout == "NHWC" else np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+        if not self.binary:
+            texts = _LEVELS if self.datatype == "FP32" else _BYTES
+            return Tensor(pixels.shape, ",".join([texts[level] for level in pixels.tobytes()]).encode())
+        if self.datatype == "FP32":
+            return Tensor(pixels.shape, to_unit(pixels).astype("<f4", copy=False).tobytes())
+        return Tensor(pixels.shape, pixels.tobytes())
+
+    async def ask(self, client: httpx.AsyncClient, prepared: Any) -> Sequence[Answer]:
         """Ask about all images in one call; see `Adapter.ask`."""
+        tensor: Tensor = prepared
         name = self.input_name or self._known.get("input")
         if name is None:
             # Once: asked for every call, it would double the traffic.
             [name] = await self._inputs(client) or [""]
             self._known["input"] = name
-        tensor = images if self.layout == "NHWC" else np.ascontiguousarray(images.transpose(0, 3, 1, 2))
-        if self.datatype == "FP32":
-            # Divided in float32, as torch does it: the network must see the same numbers as in a direct call.
-            tensor = tensor.astype(np.float32) / np.float32(255.0)
         content, headers = self._request(name, tensor)
         response = await send(
             client,
@@ -131,21 +159,23 @@ class OpenInference(Adapter):
             content=content,
             headers={**expand_all(dict(self.headers)), **headers},
         )
-        return self._read(response, len(images))
+        return self._read(response, tensor.shape[0])
 
-    def _request(self, name: str, tensor: Any) -> tuple[bytes, dict[str, str]]:
+    def _request(self, name: str, tensor: Tensor) -> tuple[bytes, dict[str, str]]:
         entry: dict[str, Any] = {"name": name, "shape": list(tensor.shape), "datatype": self.datatype}
         body: dict[str, Any] = {"inputs": [entry]}
         if self.output_name is not None:
             body["outputs"] = [{"name": self.output_name}]
         if not self.binary:
-            entry["data"] = tensor.reshape(-1).tolist()
-            return json.dumps(body).encode(), {"Content-Type": "application/json"}
-        raw = tensor.astype(tensor.dtype.newbyteorder("<")).tobytes()
-        entry["parameters"] = {"binary_data_size": len(raw)}
+            # The numbers are text already; they come last in the last member, before the brackets that close it.
+            entry["data"] = []
+            body["inputs"] = body.pop("inputs")
+            head = to_json(body)
+            return b"".join((head[:-4], tensor.data, b"]}]}")), {"Content-Type": "application/json"}
+        entry["parameters"] = {"binary_data_size": len(tensor.data)}
         body["parameters"] = {"binary_data_output": True}
-        head = json.dumps(body).encode()
-        return head + raw, {"Content-Type": "application/octet-stream", _LENGTH: str(len(head))}
+        head = to_json(body)
+        return head + tensor.data, {"Content-Type": "application/octet-stream", _LENGTH: str(len(head))}
 
     def _read(self, response: httpx.Response, n: int) -> list[Answer]:
         # httpx has undone any content encoding by now: the length counts bytes of the plain body.
@@ -176,7 +206,7 @@ class OpenInference(Adapter):
             raise KeyError(self.output_name)
         shape = [int(size) for size in chosen["shape"]]
         values = chosen["data"] if data is None else _decode(data, chosen["datatype"])
-        flat = list(np.asarray(values, dtype=object).reshape(-1))
+        flat, kinds = _flatten(values)
         if not shape or shape[0] != n or len(flat) != int(np.prod(shape)):
             raise ValueError("shape")
         width = len(flat) // n
@@ -187,8 +217,24 @@ class OpenInference(Adapter):
         if kind.startswith(("INT", "UINT")) and width == 1:
             return [str(int(row[0])) for row in rows]
         if kind.startswith(("FP", "INT", "UINT")) and width > 1:
-            return [top_score(row) for row in rows]
+            return _top_scores(rows) if kinds == {float} else [top_score(row) for row in rows]
         raise ValueError("datatype")
+
+
+def _flatten(values: Any) -> tuple[list[Any], set[type]]:
+    """Return the values without nesting, and their types."""
+    kinds: set[type] = set(map(type, values)) if isinstance(values, list) else {list}
+    if list in kinds:
+        values = list(np.asarray(values, dtype=object).reshape(-1))
+        kinds = set(map(type, values))
+    return values, kinds
+
+
+def _top_scores(rows: list[list[float]]) -> list[str | None]:
+    """Return `top_score` of every row, all at once."""
+    scores = np.array(rows)
+    good = np.isfinite(scores).all(1).tolist()
+    return [str(top) if fine else None for top, fine in zip(scores.argmax(1).tolist(), good, strict=True)]
 
 
 def _decode(data: bytes, datatype: str) -> list[Any]:

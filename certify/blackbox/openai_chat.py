@@ -10,7 +10,7 @@ import httpx
 from jaxtyping import UInt8
 from numpy import ndarray
 
-from certify.blackbox.adapter import Adapter, read_json, send
+from certify.blackbox.adapter import Adapter, read_json, send, to_json
 from certify.blackbox.answers import Answer, RefusedError
 from certify.blackbox.images import encode_png
 from certify.blackbox.secrets import expand
@@ -74,10 +74,8 @@ class OpenAIChat(Adapter):
             "schema": self.schema,
         }
 
-    async def ask(
-        self, client: httpx.AsyncClient, images: UInt8[ndarray, "batch height width channel"]
-    ) -> Sequence[Answer]:
-        """Ask about one image; see `Adapter.ask`."""
+    def prepare(self, images: UInt8[ndarray, "batch height width channel"]) -> bytes:
+        """Return the body of the request about one image; see `Adapter.prepare`."""
         data = "data:image/png;base64," + base64.b64encode(encode_png(images[0])).decode()
         text = f"{self.prompt}\nLabels: {json.dumps(list(self.labels), ensure_ascii=False)}"
         body: dict[str, Any] = {
@@ -107,8 +105,15 @@ class OpenAIChat(Adapter):
                     },
                 },
             }
-        headers = {} if self.key_variable is None else {"Authorization": expand(f"Bearer ${{{self.key_variable}}}")}
-        response = await send(client, "POST", f"{self.url.rstrip('/')}/chat/completions", json=body, headers=headers)
+        return to_json(body)
+
+    async def ask(self, client: httpx.AsyncClient, prepared: Any) -> Sequence[Answer]:
+        """Ask about one image; see `Adapter.ask`."""
+        headers = {"Content-Type": "application/json"}
+        if self.key_variable is not None:
+            headers["Authorization"] = expand(f"Bearer ${{{self.key_variable}}}")
+        url = f"{self.url.rstrip('/')}/chat/completions"
+        response = await send(client, "POST", url, content=prepared, headers=headers)
         return [self.read(read_json(response))]
 
     def read(self, answer: Any) -> Answer:

@@ -18,7 +18,7 @@ from numpy import ndarray
 from certify.blackbox.answers import ServiceError
 from certify.blackbox.labels import LabelMap
 from certify.blackbox.source import void_reason
-from certify.blackbox.store import StoredAnswer
+from certify.blackbox.stored import StoredAnswer
 from certify.errors import CertifyError
 from certify.files import write_atomically
 from smoothing.estimators.base import Phase

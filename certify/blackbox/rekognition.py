@@ -97,11 +97,13 @@ class Rekognition(Adapter):
         except BotoCoreError as error:
             raise ServiceError(f"AWS Rekognition: {error}") from None
 
-    async def ask(
-        self, client: httpx.AsyncClient, images: UInt8[ndarray, "batch height width channel"]
-    ) -> Sequence[Answer]:
+    def prepare(self, images: UInt8[ndarray, "batch height width channel"]) -> bytes:
+        """Return the PNG of one image, large enough; see `Adapter.prepare`."""
+        return encode_png(enlarge(images[0]))
+
+    async def ask(self, client: httpx.AsyncClient, prepared: Any) -> Sequence[Answer]:
         """Ask about one image; see `Adapter.ask`."""
-        return [await asyncio.to_thread(self._ask, encode_png(enlarge(images[0])))]
+        return [await asyncio.to_thread(self._ask, prepared)]
 
     def _ask(self, png: bytes) -> Answer:
         from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError

@@ -73,6 +73,7 @@ def open_source(
     options = service.options
     noise = plan.noise_source()
     store = JournalStore(journal)
+    stack.callback(store.close)
     if options.from_record is not None:
         record = Record(options.from_record)
         # The estimator too: choosing n or the bound after the answers are known would spend alpha a second time.
@@ -82,11 +83,15 @@ def open_source(
             if not store.find(index):
                 store.add(record.find(index))
         return RecordedVotes(record, service.labels, noise), todo
-    canaries = None
+    canaries, unchecked = None, []
     if service.canaries and todo:
         images = canary_images(service, plan.data.inputs, len(plan.data))
         first = [row.label or None for row in store.find(_CANARY_KEY)]
         canaries = Canaries(images, every=options.canary_seconds, expected=tuple(first) if first else None)
+        if first:
+            # Which of them a good check has followed, nobody knows any more; those that are finished, one has.
+            finished = {entry.index for entry in journal.entries()}
+            unchecked = [index for index in range(len(plan.data)) if index not in finished and store.find(index)]
     source = stack.enter_context(
         ServiceVotes(
             service.adapter,
@@ -98,6 +103,7 @@ def open_source(
             canaries=canaries,
             before=service.before,
             progress=on_votes,
+            unchecked=unchecked,
         )
     )
     if options.record is not None:

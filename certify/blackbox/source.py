@@ -11,9 +11,8 @@ Rules that keep the certificates proofs, enforced here:
 """
 
 import asyncio
-import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -31,6 +30,7 @@ from certify.blackbox.caller import Caller, CallSettings
 from certify.blackbox.canary import Canaries
 from certify.blackbox.images import quantize
 from certify.blackbox.labels import LabelMap
+from certify.blackbox.pipeline import Job, Pipeline
 from certify.blackbox.store import AnswerStore, StoredAnswer
 from smoothing.estimators.base import Phase
 from smoothing.noise_source import NoiseSource
@@ -38,16 +38,6 @@ from smoothing.votes import VoteRequest
 
 VOID = "void"
 """Version of the row that voids an input; the label of that row is the reason."""
-
-
-@dataclass
-class _Job:
-    """One call: some samples of one phase of one input."""
-
-    index: int
-    phase: Phase
-    samples: list[int]
-    images: UInt8[ndarray, "batch height width channel"]
 
 
 @dataclass
@@ -77,6 +67,7 @@ class ServiceVotes:
         progress: Called with the number of votes after each call.
         on_retry: Called with the reason of each retry.
         transport: Of httpx, for tests.
+        unchecked: With canaries: inputs with stored answers that no good check has followed yet, of an interrupted run.
 
     Use it as a context manager, or call `close`: it holds connections and a thread.
     """
@@ -95,6 +86,7 @@ class ServiceVotes:
         progress: Callable[[int], None] | None = None,
         on_retry: Callable[[str], None] | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
+        unchecked: Iterable[int] = (),
     ) -> None:
         self.adapter = adapter
         self.noise = noise
@@ -106,10 +98,12 @@ class ServiceVotes:
         self.before = before
         self.progress = progress
         self._inputs = inputs
+        self._unchecked: set[int] = set(unchecked)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="service-calls", daemon=True)
         self._thread.start()
         self._caller: Caller = self._wait(self._make(adapter, on_retry, transport))
+        self._pipeline = Pipeline(self._caller, store, self._loop)
 
     async def _make(self, adapter: Adapter, on_retry: Any, transport: Any) -> Caller:
         return Caller(adapter, self.settings, transport=transport, on_retry=on_retry)
@@ -133,7 +127,7 @@ class ServiceVotes:
         """
         remark: str | None = self._wait(self._caller.check())
         if image is not None:
-            [answer] = self._wait(self._caller.ask(self._encode(image[None])))
+            [answer] = self._ask(self._encode(image[None]))
             if answer.label is None:
                 raise ServiceError(f"the service gave no label for a clean image: {answer.reason}")
             if self.labels.outcome(answer) == self.num_classes:
@@ -149,7 +143,7 @@ class ServiceVotes:
         Raises:
             ServiceError: If they have changed.
         """
-        self._watch(set())
+        self._watch()
 
     def votes(self, requests: Sequence[VoteRequest]) -> Iterator[tuple[VoteRequest, Int64[ndarray, " outcomes"]]]:
         """Yield every request once, complete; see `VoteSource`.
@@ -160,20 +154,20 @@ class ServiceVotes:
             ServiceError: If the service cannot be used any more; everything that was answered is stored.
         """
         pending, jobs = self._plan(list(requests))
+        # What an interrupted call has stored was asked before the next check, and is as good as that check says.
+        self._unchecked |= {entry.request.index for entry in pending if entry.labels}
         if self.canaries is not None and self.canaries.due:
-            # What an interrupted run has stored was asked before this check, and is as good as this check says.
-            self._watch({entry.request.index for entry in pending if entry.labels})
+            self._watch()
         held = [entry for entry in pending if entry.complete]
         by_key: dict[tuple[int, Phase], list[_Pending]] = {}
         for entry in pending:
             by_key.setdefault((entry.request.index, entry.request.phase), []).append(entry)
-        asked: set[int] = set()
         if self.canaries is None:
             yield from self._release(held)
             held = []
-        for rows in self._call(jobs):
+        for rows in self._pipeline.run(jobs):
             for row in rows:
-                asked.add(row.key)
+                self._unchecked.add(row.key)
                 for entry in by_key[row.key, row.phase]:
                     if entry.request.start <= row.sample < entry.request.stop:
                         entry.labels[row.sample] = row
@@ -182,14 +176,13 @@ class ServiceVotes:
             if self.progress is not None:
                 self.progress(len(rows))
             if self.canaries is None or self.canaries.due:
-                self._watch(asked)
-                asked.clear()
+                self._watch()
                 yield from self._release(held)
                 held = []
-        self._watch(asked)
+        self._watch()
         yield from self._release(held)
 
-    def _plan(self, requests: list[VoteRequest]) -> tuple[list[_Pending], Iterator[_Job]]:
+    def _plan(self, requests: list[VoteRequest]) -> tuple[list[_Pending], Iterator[Job]]:
         stored: dict[int, dict[tuple[Phase, int], StoredAnswer]] = {}
         pending = []
         for request in requests:
@@ -206,7 +199,7 @@ class ServiceVotes:
             pending.append(_Pending(request, found))
         return pending, self._jobs([(entry.request, set(entry.labels)) for entry in pending])
 
-    def _jobs(self, wanted: list[tuple[VoteRequest, set[int]]]) -> Iterator[_Job]:
+    def _jobs(self, wanted: list[tuple[VoteRequest, set[int]]]) -> Iterator[Job]:
         """Draw the samples that have no answer yet, in calls of at most the adapter's size."""
         size, chunk = self.adapter.images_per_call, self.noise.chunk
         for request, there in wanted:
@@ -221,7 +214,8 @@ class ServiceVotes:
                 images = self._encode(draw(request.phase, start, stop))
                 for at in range(0, len(missing), size):
                     part = missing[at : at + size]
-                    yield _Job(request.index, request.phase, part, images[[sample - start for sample in part]])
+                    content = self.adapter.prepare(images[[sample - start for sample in part]])
+                    yield Job(request.index, request.phase, tuple(part), content)
 
     def _encode(self, x: Tensor) -> UInt8[ndarray, "batch height width channel"]:
         if self.before is None:
@@ -229,78 +223,7 @@ class ServiceVotes:
         with torch.inference_mode():
             return quantize(self.before(x))
 
-    def _call(self, jobs: Iterator[_Job]) -> Iterator[list[StoredAnswer]]:
-        """Make the calls, store their answers, and hand them on; nothing is lost that was answered before an interrupt."""
-        done: queue.Queue[list[StoredAnswer] | BaseException | None] = queue.Queue()
-        slots = asyncio.Semaphore(self.settings.concurrency)
-        work = asyncio.run_coroutine_threadsafe(self._produce(jobs, done, slots), self._loop)
-        try:
-            while True:
-                batch = [done.get()]
-                while not done.empty():
-                    batch.append(done.get())
-                rows = [row for part in batch if isinstance(part, list) for row in part]
-                if rows:
-                    self.store.add(rows)
-                # A slot is free only now: what a kill can lose are the calls in flight and those not stored, together.
-                for part in batch:
-                    if isinstance(part, list):
-                        self._loop.call_soon_threadsafe(slots.release)
-                if rows:
-                    yield rows
-                errors = [part for part in batch if isinstance(part, BaseException)]
-                if errors:
-                    raise errors[0]
-                if None in batch:
-                    return
-        finally:
-            work.cancel()
-            self._wait(_settled())
-            rows = []
-            while not done.empty():
-                part = done.get()
-                rows += part if isinstance(part, list) else []
-            if rows:
-                self.store.add(rows)
-
-    async def _produce(
-        self,
-        jobs: Iterator[_Job],
-        done: "queue.Queue[list[StoredAnswer] | BaseException | None]",
-        slots: asyncio.Semaphore,
-    ) -> None:
-        tasks: set[asyncio.Task[None]] = set()
-        failed = asyncio.Event()
-
-        async def one(job: _Job) -> None:
-            try:
-                answers = await self._caller.ask(job.images)
-            except Exception as error:  # handed to the caller's thread, which raises it
-                failed.set()
-                done.put(error)
-                return
-            done.put([_row(job, sample, answer) for sample, answer in zip(job.samples, answers, strict=True)])
-
-        try:
-            while not failed.is_set():
-                await slots.acquire()
-                # Drawing, clipping and rounding take a while: in a thread, so that answers are read meanwhile.
-                job = await asyncio.to_thread(next, jobs, None)
-                if job is None or failed.is_set():
-                    break
-                task = asyncio.create_task(one(job))
-                tasks.add(task)
-                task.add_done_callback(tasks.discard)
-            await asyncio.gather(*tasks)
-            done.put(None)
-        except asyncio.CancelledError:
-            for task in tasks:
-                task.cancel()
-            raise
-        except Exception as error:
-            done.put(error)
-
-    def _watch(self, asked: set[int]) -> None:
+    def _watch(self) -> None:
         """Check the canaries; void what was asked since the last good check if they have changed.
 
         Raises:
@@ -310,11 +233,14 @@ class ServiceVotes:
             return
         labels = []
         for image in self.canaries.images:
-            [answer] = self._wait(self._caller.ask(image[None]))
+            [answer] = self._ask(image[None])
             labels.append(answer.label)
         if self.canaries.compare(labels):
+            self._unchecked.clear()
             return
-        for index in sorted(asked):
+        asked = sorted(self._unchecked)
+        self._unchecked.clear()
+        for index in asked:
             self._void(index, "the canaries changed")
         raise ServiceError(
             f"the service has changed: its labels of {len(labels)} known images are not those of the first check; "
@@ -322,7 +248,8 @@ class ServiceVotes:
         )
 
     def _void(self, index: int, reason: str) -> None:
-        self.store.add([StoredAnswer(index, Phase.ATTACK, -1, reason, VOID)])
+        if all(row.version != VOID for row in self.store.find(index)):  # else it is void already
+            self.store.add([StoredAnswer(index, Phase.ATTACK, -1, reason, VOID)])
 
     def _release(self, finished: list[_Pending]) -> Iterator[tuple[VoteRequest, Int64[ndarray, " outcomes"]]]:
         for entry in finished:
@@ -336,6 +263,10 @@ class ServiceVotes:
         outcomes = [self.labels.outcome_of(row.label or None) for row in entry.labels.values()]
         np.add.at(counts, outcomes, 1)
         return counts
+
+    def _ask(self, images: UInt8[ndarray, "batch height width channel"]) -> Sequence[Answer]:
+        answers: Sequence[Answer] = self._wait(self._caller.ask(self.adapter.prepare(images), len(images)))
+        return answers
 
     def _wait(self, coroutine: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
@@ -369,14 +300,3 @@ def void_reason(rows: Any) -> str | None:
     if len(versions) > 1:
         return f"the service answered as versions {', '.join(versions)}"
     return None
-
-
-def _row(job: _Job, sample: int, answer: Answer) -> StoredAnswer:
-    return StoredAnswer(job.index, job.phase, sample, answer.label or "", answer.version)
-
-
-async def _settled() -> None:
-    """Let cancelled calls unwind."""
-    current = asyncio.current_task()
-    others = [task for task in asyncio.all_tasks() if task is not current]
-    await asyncio.gather(*others, return_exceptions=True)

@@ -1,0 +1,202 @@
+"""Calls in flight: jobs go in, stored answers come out.
+
+Three things go on at once, so that a server always has something to do: a thread makes the next jobs ready, the event loop
+makes calls and notes their answers where the death of the process cannot reach them, and the thread that wants the votes
+stores them for good, a few times a second, before anybody counts them. What a kill can lose are the calls in flight.
+"""
+
+import asyncio
+import queue
+import threading
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from certify.blackbox.answers import Answer
+from certify.blackbox.caller import Caller
+from certify.blackbox.store import AnswerStore, missing
+from certify.blackbox.stored import StoredAnswer
+from smoothing.estimators.base import Phase
+
+_LONGEST_WAIT = 0.25
+"""Seconds that an answer waits at most for others to be stored with: storing waits for the disk several times."""
+
+_NOT_STORED = 16
+"""Calls that may wait to be stored, for every one in flight: when nobody takes the answers, calls stop."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One call: some samples of one phase of one input.
+
+    Attributes:
+        index: Key of the input.
+        phase: Phase.
+        samples: Numbers of the samples, one an image.
+        content: The images as the adapter sends them; see `Adapter.prepare`.
+    """
+
+    index: int
+    phase: Phase
+    samples: tuple[int, ...]
+    content: Any
+
+
+class Pipeline:
+    """Makes calls on an event loop that runs in another thread.
+
+    Args:
+        caller: Makes one call, with retries.
+        store: Where answers are kept.
+        loop: The event loop.
+    """
+
+    def __init__(self, caller: Caller, store: AnswerStore, loop: asyncio.AbstractEventLoop) -> None:
+        self._caller = caller
+        self._store = store
+        self._loop = loop
+        # Noise is drawn by one generator: a thread that an interrupted run has left behind must end before the next draws.
+        self._drawing = threading.Lock()
+
+    def run(self, jobs: Iterator[Job]) -> Iterator[list[StoredAnswer]]:
+        """Make the calls, store their answers, and hand them on when they are stored.
+
+        However this ends, all answers that were obtained are stored.
+
+        Raises:
+            ServiceError: If the service cannot be used any more.
+            JournalError: If the store cannot keep an answer.
+        """
+        flight = _Flight(self._caller, self._store, jobs, self._drawing)
+        work = asyncio.run_coroutine_threadsafe(flight.fly(), self._loop)
+        answered = flight.answered
+        try:
+            while True:
+                error, ended = flight.wait()
+                batch = list(answered)
+                rows = [row for part in batch for row in part]
+                if rows:
+                    self._store.add(rows)
+                    # Off the list only now: an interrupt at any moment leaves there whatever may not be stored.
+                    for _ in batch:
+                        answered.popleft()
+                    self._loop.call_soon_threadsafe(flight.make_room, len(batch))
+                    yield rows
+                if error is not None:
+                    raise error
+                if ended:
+                    return
+        finally:
+            work.cancel()
+            asyncio.run_coroutine_threadsafe(_settled(), self._loop).result()
+            # Some of what an interrupt or an error has left may be stored already.
+            left = missing(self._store, [row for part in answered for row in part])
+            if left:
+                self._store.add(left)
+
+
+class _Flight:
+    """One run of jobs, on the event loop.
+
+    Attributes:
+        answered: Answers, a list for a call, that are not stored; filled by the event loop, emptied by the thread that
+            stores.
+    """
+
+    def __init__(self, caller: Caller, store: AnswerStore, jobs: Iterator[Job], drawing: threading.Lock) -> None:
+        self.answered: deque[list[StoredAnswer]] = deque()
+        self._caller = caller
+        self._store = store
+        self._jobs = jobs
+        self._places = caller.settings.concurrency
+        self._drawing = drawing
+        self._room = asyncio.Semaphore(_NOT_STORED * self._places)
+        self._calling = 0
+        self._fresh = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._signals: queue.SimpleQueue[BaseException | bool] = queue.SimpleQueue()
+
+    def wait(self) -> tuple[BaseException | None, bool]:
+        """Wait for something to store; return (the error that ended all calls or None, whether all calls are made)."""
+        found = [self._signals.get()]
+        while not self._signals.empty():
+            found.append(self._signals.get())
+        errors = [signal for signal in found if isinstance(signal, BaseException)]
+        return (errors[0] if errors else None), True in found
+
+    def make_room(self, calls: int) -> None:
+        """Take note that the answers of so many calls are stored."""
+        for _ in range(calls):
+            self._room.release()
+
+    async def fly(self) -> None:
+        """Make all calls; end with a signal."""
+        ready: asyncio.Queue[Job | None] = asyncio.Queue(self._places)
+        tasks = [asyncio.create_task(self._fill(ready))]
+        tasks += [asyncio.create_task(self._work(ready)) for _ in range(self._places)]
+        try:
+            await asyncio.gather(*tasks)
+            self._signals.put(True)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # handed to the thread that stores, which raises it
+            self._signals.put(error)
+        finally:
+            for task in tasks:
+                task.cancel()
+            if self._timer is not None:
+                self._timer.cancel()
+
+    async def _fill(self, ready: "asyncio.Queue[Job | None]") -> None:
+        # Drawing, rounding and encoding take a while: in a thread, ahead of the calls, and for many of them at a time,
+        # because changing between threads costs more than a small image.
+        while block := await asyncio.to_thread(self._take):
+            for job in block:
+                await ready.put(job)
+        await ready.put(None)
+
+    def _take(self) -> list[Job]:
+        with self._drawing:
+            return list(islice(self._jobs, self._places))
+
+    async def _work(self, ready: "asyncio.Queue[Job | None]") -> None:
+        while (job := await ready.get()) is not None:
+            await self._room.acquire()
+            self._calling += 1
+            try:
+                answers = await self._caller.ask(job.content, len(job.samples))
+            finally:
+                self._calling -= 1
+            rows = [_row(job, sample, answer) for sample, answer in zip(job.samples, answers, strict=True)]
+            self.answered.append(rows)
+            self._store.note(rows)
+            self._offer()
+        ready.put_nowait(None)  # for the next of the workers
+
+    def _offer(self) -> None:
+        """Have answers stored if many wait, or nothing else is going on; else in a moment."""
+        self._fresh += 1
+        if 2 * self._fresh >= _NOT_STORED * self._places or not self._calling:
+            self._signal()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_LONGEST_WAIT, self._signal)
+
+    def _signal(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._fresh = 0
+        self._signals.put(False)
+
+
+def _row(job: Job, sample: int, answer: Answer) -> StoredAnswer:
+    return StoredAnswer(job.index, job.phase, sample, answer.label or "", answer.version)
+
+
+async def _settled() -> None:
+    """Let cancelled calls unwind."""
+    current = asyncio.current_task()
+    others = [task for task in asyncio.all_tasks() if task is not current]
+    await asyncio.gather(*others, return_exceptions=True)
