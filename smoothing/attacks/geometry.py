@@ -102,8 +102,11 @@ def inside_box(moved: Float[Tensor, "batch *shape"], x: Float[Tensor, "batch *sh
     """
     if box is None:
         return moved
-    lower, upper = (torch.as_tensor(side, device=x.device, dtype=x.dtype) for side in box)
-    return torch.maximum(torch.minimum(moved, torch.maximum(upper, x)), torch.minimum(lower, x))
+    # Numbers stay numbers: a tensor made of one would be copied to a GPU, and the host would wait for it at every step.
+    lower, upper = (side.to(x) if isinstance(side, Tensor) else side for side in box)
+    highest = torch.maximum(upper, x) if isinstance(upper, Tensor) else x.clamp_min(upper)
+    lowest = torch.minimum(lower, x) if isinstance(lower, Tensor) else x.clamp_max(lower)
+    return torch.maximum(torch.minimum(moved, highest), lowest)
 
 
 def free_gradient(

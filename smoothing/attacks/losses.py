@@ -1,5 +1,6 @@
 """What attacks raise: losses of base classifiers and of smoothed ones, one number a row."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -68,7 +69,7 @@ def mean_log_probabilities(
 ) -> Float[Tensor, "batch classes"]:
     """Return log( (1/m) sum_i softmax(f(x + z_i)) ) for each row, by one forward pass over all m * batch noisy inputs."""
     log_softmax = F.log_softmax(wide(noisy_scores(model, x, noise)), dim=2)
-    return torch.logsumexp(log_softmax, dim=0) - torch.log(torch.tensor(float(len(noise)), device=x.device))
+    return torch.logsumexp(log_softmax, dim=0) - math.log(len(noise))
 
 
 def noisy_scores(
