@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from certify.errors import CertifyError, RunMismatchError
 from certify.files import make_folder, write_atomically
@@ -21,18 +21,34 @@ class Merged:
         rows: All rows of the joined run, by index.
         shards: Shards that were read.
         missing: Planned inputs that no shard has finished.
+        kind: "smoothing" (certify run) or "verify".
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[Any, ...]
     shards: tuple[Path, ...]
     missing: tuple[int, ...]
+    kind: str = KIND
+
+
+@runtime_checkable
+class Joiner(Protocol):
+    """What differs between the kinds of runs that can be joined."""
+
+    def claim(self, entry: Entry) -> str:
+        """What two shards, or a shard and the whole, must agree on about one input."""
+        ...
+
+    def finish(self, folder: Path, config: dict[str, Any], journal: Journal, shards: Iterable[Path]) -> tuple[Any, ...]:
+        """Copy files that rows name, write the exports, and return the rows."""
+        ...
 
 
 def merge_shards(folder: Path, *, allow_partial: bool = False) -> Merged:
     """Join `folder/shards/i-of-n` into `folder`: run.json, journal and exports of the whole.
 
     Every shard must belong to the same run (equal identity, equal selection). Merging again, for instance after the last
-    shard has come in, adds what is new; an input with other votes than before is refused.
+    shard has come in, adds what is new; an input with other votes (or, in a verification, other claims) than before is
+    refused.
 
     Args:
         folder: The run folder that holds `shards/`.
@@ -58,29 +74,58 @@ def merge_shards(folder: Path, *, allow_partial: bool = False) -> Merged:
         if differences:
             shown = "\n".join(f"  {line}" for line in differences)
             raise RunMismatchError(f"shard {position} belongs to another run than shard {min(configs)}:\n{shown}")
-    entries = _collect(found)
+    kinds = {str(config["kind"]) for config in configs.values()}
+    if len(kinds) != 1:
+        raise RunMismatchError(f"{folder / 'shards'} holds shards of different kinds: {', '.join(sorted(kinds))}")
+    (kind,) = kinds
+    joiner = _joiner(kind)
+    entries = _collect(found, kind, joiner)
     missing = tuple(index for index in first["settings"]["selected"] if index not in entries)
     absent = sorted(set(range(count)) - set(configs))
     if missing and not allow_partial:
         what = f"shards {', '.join(map(str, absent))} of {count} are not there; " if absent else ""
         raise CertifyError(
-            f"{what}{len(missing)} of {len(first['settings']['selected'])} inputs are not certified yet (the first: "
+            f"{what}{len(missing)} of {len(first['settings']['selected'])} inputs are not done yet (the first: "
             f"{missing[0]}); finish the shards, or pass --allow-partial for a result that is marked as partial"
         )
     settings: dict[str, Any] = {**first["settings"], "shard": None, "indices": first["settings"]["selected"]}
     config = {**first, "settings": settings}
-    with Journal(folder, kind=KIND, write=True) as journal:
+    with Journal(folder, kind=kind, write=True) as journal:
         claim_folder(folder, config)
         there = {entry.index: entry for entry in journal.entries()}
         for index, entry in sorted(entries.items()):
             if index not in there:
                 journal.record_input(index, entry.payload, entry.looks)
-            elif there[index].looks != entry.looks:
-                raise RunMismatchError(f"{folder} already holds input {index}, with other votes than its shard")
+            elif there[index].looks != entry.looks or joiner.claim(there[index]) != joiner.claim(entry):
+                raise RunMismatchError(f"{folder} already holds input {index}, with other {_what(kind)} than its shard")
+        rows = joiner.finish(folder, config, journal, found.values())
+    return Merged(rows, tuple(found.values()), missing, kind)
+
+
+class _SmoothingJoiner:
+    def claim(self, entry: Entry) -> str:
+        return json.dumps(entry.payload["certificate"], sort_keys=True)
+
+    def finish(self, folder: Path, config: dict[str, Any], journal: Journal, shards: Iterable[Path]) -> tuple[Any, ...]:
         rows = tuple(Row.from_entry(entry) for entry in journal.entries())
-        _copy_boundaries(found.values(), folder)
+        _copy_boundaries(shards, folder)
         export(folder, rows)
-    return Merged(rows, tuple(found.values()), missing)
+        return rows
+
+
+def _joiner(kind: str) -> Joiner:
+    if kind == KIND:
+        return _SmoothingJoiner()
+    from certify.verification.merging import VerifyJoiner
+    from certify.verification.plan import KIND as VERIFY
+
+    if kind == VERIFY:
+        return VerifyJoiner()
+    raise CertifyError(f"shards must be of certify run or certify verify to be joined, got kind {kind!r}")
+
+
+def _what(kind: str) -> str:
+    return "votes" if kind == KIND else "claims"
 
 
 def _find(shards: Path) -> dict[tuple[int, int], Path]:
@@ -90,7 +135,9 @@ def _find(shards: Path) -> dict[tuple[int, int], Path]:
         if match and path.is_dir():
             found[int(match[1]), int(match[2])] = path
     if not found:
-        raise CertifyError(f"there are no shards in {shards} (folders named i-of-n, made by certify run --shard i/n)")
+        raise CertifyError(
+            f"there are no shards in {shards} (folders named i-of-n, made by certify run --shard i/n or certify verify)"
+        )
     return found
 
 
@@ -102,16 +149,14 @@ def _copy_boundaries(shards: Iterable[Path], folder: Path) -> None:
             write_atomically(folder / BOUNDARY_FOLDER / path.name, path.read_text())
 
 
-def _collect(found: dict[tuple[int, int], Path]) -> dict[int, Entry]:
+def _collect(found: dict[tuple[int, int], Path], kind: str, joiner: Joiner) -> dict[int, Entry]:
     entries: dict[int, Entry] = {}
     for path in found.values():
-        with Journal(path, kind=KIND) as journal:
+        with Journal(path, kind=kind) as journal:
             for entry in journal.entries():
                 other = entries.setdefault(entry.index, entry)
-                if other.looks != entry.looks or _claim(other) != _claim(entry):
-                    raise RunMismatchError(f"input {entry.index} stands in two shards with different votes ({path})")
+                if other.looks != entry.looks or joiner.claim(other) != joiner.claim(entry):
+                    raise RunMismatchError(
+                        f"input {entry.index} stands in two shards with different {_what(kind)} ({path})"
+                    )
     return entries
-
-
-def _claim(entry: Entry) -> str:
-    return json.dumps(entry.payload["certificate"], sort_keys=True)

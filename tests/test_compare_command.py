@@ -207,3 +207,25 @@ def test_bad_input(folder: Path, command: list[str], said: str, capsys: pytest.C
     assert main([*command, "--indices", "0", "--out", str(folder / "out")]) == 2
     assert said in " ".join(capsys.readouterr().err.split())
     assert not (folder / "out").exists()
+
+
+def test_a_folder_that_is_no_run_is_named(done: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The one that is at fault, and not the other; and why."""
+    (folder / "empty").mkdir()
+    (folder / "split" / "shards").mkdir(parents=True)
+    (folder / "file").write_text("")
+    there = str(done / "verify")
+    for name, fault in {
+        "absent": "there is no such folder",
+        "empty": "there is no run.json in it",
+        "split": f"its shards were not joined yet, run certify merge {folder / 'split'}",
+        "file": "this is a file",
+    }.items():
+        assert main(["compare", there, str(folder / name), "--out", str(folder / "out")]) == 2
+        said = " ".join(capsys.readouterr().err.split()).replace(" ", "")
+        assert f"got{folder / name}:{fault}".replace(" ", "") in said
+        assert f"{there}:".replace(" ", "") not in said
+    assert main(["compare", str(folder / "one"), str(folder / "two"), "--out", str(folder / "out")]) == 2
+    said = capsys.readouterr().err.replace(" ", "").replace("\n", "")
+    assert str(folder / "one") + ":there" in said
+    assert str(folder / "two") + ":there" in said

@@ -1,4 +1,4 @@
-"""The ladder as a whole: escalation under a budget, certified radii, robust error, parts of batches, MILP's failures."""
+"""The ladder as a whole: escalation under a budget, certified radii, parts of batches, MILP's failures."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from smoothing.errors import InvalidArgumentError, UnsupportedNormError
 from tests.small_networks import network
 from verify.attack import Attack
 from verify.ball import Ball
-from verify.certified_radius import attack_radius, certified_radius, robust_error
+from verify.certified_radius import attack_radius, certified_radius, nearest_attack
 from verify.checker import check
 from verify.crown import Crown
 from verify.errors import UnsupportedOperatorError
@@ -92,14 +92,15 @@ class TestRadius:
     def test_linear_classifiers_have_a_known_radius(self, norm, dual):
         torch.manual_seed(0)
         net = nn.Linear(5, 2).double()
-        x = torch.randn(6, 5, dtype=torch.float64)
+        x = torch.randn(3, 5, dtype=torch.float64)
         row = (net.weight[0] - net.weight[1]).detach().numpy()
         exact = np.abs((net(x)[:, 0] - net(x)[:, 1]).detach().numpy()) / np.linalg.norm(row, ord=dual)
         found = certified_radius(net, x, norm, Crown(), clip=None, limit=10.0, relative=0.001)
         assert (found.radius <= exact).all()
         assert (found.radius >= 0.998 * exact).all()
         assert (found.open_above >= exact * (1 - 1e-9)).all()  # at the exact radius, rounding decides
-        attacked = attack_radius(net, x, norm, clip=None, limit=10.0, attack=QUICK)
+        # The loss is linear too: a few steps from the middle find the nearest point of each ball.
+        attacked = attack_radius(net, x, norm, clip=None, limit=10.0, attack=Attack(steps=5, restarts=0))
         assert (attacked >= exact * (1 - 1e-9)).all()
         assert (attacked <= 1.02 * exact).all()
 
@@ -127,6 +128,30 @@ class TestRadius:
         np.testing.assert_allclose(best.radius, cold.radius, rtol=0.012)
         assert (best.radius <= attacked).all()
 
+    def test_no_time_left(self):
+        net, shape = network("dense", 6)
+        x = torch.rand(3, *shape, dtype=torch.float64)
+        start = np.array([0.01, 0.0, 0.02])
+        found = certified_radius(net, x, "linf", MILP(), clip=None, limit=1.0, start=start, budget=1e-9)
+        np.testing.assert_array_equal(found.radius, start)
+        assert found.timed_out
+        assert not certified_radius(net, x, "linf", Crown(), clip=None, limit=0.01).timed_out
+
+    def test_the_nearest_points_are_there_and_as_far_as_said(self):
+        net, shape = network("dense", 6)
+        x = torch.rand(3, *shape, dtype=torch.float64)
+        found = nearest_attack(
+            net, x, "linf", clip=(-1.0, 2.0), limit=2.0, attack=Attack(steps=10, restarts=0), steps=6
+        )
+        assert np.isfinite(found.distance).any()
+        for i, (distance, point) in enumerate(zip(found.distance, found.points, strict=True)):
+            assert np.isfinite(distance) == (point is not None)
+            if point is not None:
+                assert ((point >= -1) & (point <= 2)).all()
+                moved = np.abs(point - x[i].numpy()).max()
+                assert moved <= distance <= moved * (1 + 1e-12)
+                assert net(torch.from_numpy(point)[None]).argmax() != net(x[i : i + 1]).argmax()
+
     def test_wrong_labels_have_radius_zero(self):
         net, shape = network("dense", 6)
         x = torch.rand(3, *shape, dtype=torch.float64)
@@ -138,7 +163,8 @@ class TestRadius:
     def test_no_attack_succeeds_on_a_constant_network(self):
         net = nn.Linear(3, 2).double()
         net.weight.data.zero_()
-        found = attack_radius(net, torch.rand(2, 3).double(), "linf", clip=None, limit=1.0, attack=QUICK)
+        quick = Attack(steps=3, restarts=1)
+        found = attack_radius(net, torch.rand(2, 3).double(), "linf", clip=None, limit=1.0, attack=quick)
         assert np.isinf(found).all()
 
     def test_bad_arguments(self):
@@ -147,18 +173,6 @@ class TestRadius:
         for limit in (float("inf"), float("nan"), -1.0):
             with pytest.raises(InvalidArgumentError, match="limit"):
                 certified_radius(net, x, "linf", Crown(), clip=None, limit=limit)
-
-
-def test_robust_error_brackets():
-    problem = problem_of(batch=16, eps=0.2)
-    right = np.arange(16) % 8 != 0
-    found = robust_error(problem, (SameSlope(), Crown(), QUICK, LPAll(), MILP()), right=right)
-    assert found.clean == 0.125
-    uppers = [found.upper[name] for name in ("same-slope", "crown", "lp-all", "milp")]
-    assert found.clean < found.lower <= uppers[3] <= uppers[2] <= uppers[1] <= uppers[0]
-    assert found.lower == uppers[3]  # exact
-    assert found.guarantee["milp"] is Guarantee.SOLVER
-    assert found.guarantee["lp-all"] is Guarantee.CHECKABLE
 
 
 class TestMILP:
@@ -170,6 +184,34 @@ class TestMILP:
         for options in ({"time_limit": 0.0}, {"time_limit": float("nan")}, {"gap": 1.0}):
             with pytest.raises(InvalidArgumentError):
                 MILP(**options)
+
+    def test_only_inputs_that_cheaper_rungs_leave_open_get_a_program(self, monkeypatch):
+        """With stop-at-sign: LP-ALL where CROWN does not prove, branch and bound where LP-ALL does not either."""
+        import verify.milp as module
+
+        problem = problem_of(eps=0.35, seed=5)
+        exact = MILP().bound(problem)
+        crown = Crown().bound(problem, SameSlope().bound(problem))
+        linear = LPAll().bound(problem, crown)
+        left = [[i for i, s in enumerate(r.status) if s is not Status.VERIFIED] for r in (crown, linear)]
+        assert len(problem) > len(left[0]) > len(left[1]) > 0
+        asked, relaxed = [], []
+        build, bound = module._exact_program, LPAll.bound
+
+        def record(problem, previous, image, limit):
+            asked.append(image)
+            return build(problem, previous, image, limit)
+
+        def count(self, problem, previous=None, *, pure=False):
+            relaxed.append((self.until_sign, len(problem)))
+            return bound(self, problem, previous, pure=pure)
+
+        monkeypatch.setattr(module, "_exact_program", record)
+        monkeypatch.setattr(LPAll, "bound", count)
+        found = MILP(until_sign=True).bound(problem)
+        assert found.status == exact.status
+        assert asked == left[1]
+        assert relaxed == [(True, len(left[0]))]
 
     def test_a_time_limit_is_no_proof(self):
         problem = problem_of(eps=0.3)

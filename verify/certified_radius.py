@@ -1,4 +1,4 @@
-"""The largest radius that a method proves, per input; and robust error at a given radius.
+"""The largest radius that a method proves, per input.
 
 The search returns the last radius that was *proved*, never an interpolation: the certifier is sound at each radius tried,
 and balls are nested, so nothing else is needed (it need not be monotone: CROWN's is not). It begins from what a cheaper
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from numpy import ndarray
 from torch import Tensor, nn
 
@@ -25,6 +25,7 @@ from verify.certificate import Certificate
 from verify.graph import Graph
 from verify.kernels import Program
 from verify.method import Method
+from verify.milp import MILP
 from verify.problem import Problem
 from verify.result import Guarantee, Status
 from verify.selection import join_boxes
@@ -45,6 +46,8 @@ class Radii:
         certificates: The derivation at `radius`; None where there is none (nothing proved, or proved by the start).
         tried: Radii tried per input.
         seconds: Wall time of the whole search.
+        timed_out: Whether the budget ended the search.
+        notes: What a reader should know (a solver that failed, a fall-back), each once.
     """
 
     method: str
@@ -55,6 +58,8 @@ class Radii:
     certificates: tuple[Certificate | None, ...]
     tried: Int[ndarray, " batch"]
     seconds: float
+    timed_out: bool = False
+    notes: tuple[str, ...] = ()
 
 
 def certified_radius(
@@ -70,6 +75,7 @@ def certified_radius(
     relative: float = 0.005,
     tries: int = 40,
     pure: bool = False,
+    budget: float | int | None = None,
 ) -> Radii:
     """Search for the largest radius at which `method` proves that the label wins.
 
@@ -85,6 +91,8 @@ def certified_radius(
         relative: Stop once the first unproved radius is within this share of the last proved one.
         tries: At most this many radii per input.
         pure: The method as published.
+        budget: Seconds for all inputs together; None for no limit. A bound that has begun is finished (a mixed-integer
+            program only as far as its share of the time goes), and what was proved until then is returned.
 
     Raises:
         InvalidArgumentError: If an argument is out of range.
@@ -113,7 +121,17 @@ def certified_radius(
     tried = np.zeros(count, dtype=np.int64)
     guarantee = Guarantee.CHECKABLE
     active = right & (high > low)
+    timed_out = False
+    notes: list[str] = []
     while active.any():
+        left = None if budget is None else budget - (time.perf_counter() - began)
+        if left is not None and left <= 0:
+            timed_out = True
+            break
+        chosen_method = method
+        if left is not None and isinstance(method, MILP):
+            share = left / int(active.sum())
+            chosen_method = dataclasses.replace(method, time_limit=min(share, method.time_limit or np.inf))
         images = np.flatnonzero(active)
         guess = _next(low[images], high[images], margin_low[images], margin_high[images], tried[images])
         for some in _batches(Norm.parse(norm), images, guess):
@@ -123,8 +141,9 @@ def certified_radius(
             problem = Problem(
                 graph, join_boxes(regions), Specification.margins(label[chosen], graph.num_outputs), program
             )
-            result = method.bound(problem, pure=pure)
+            result = chosen_method.bound(problem, pure=pure)
             guarantee = result.guarantee
+            notes += result.notes
             worst = problem.specification.worst(result.lower)
             for place, i in enumerate(chosen):
                 tried[i] += 1
@@ -144,6 +163,8 @@ def certified_radius(
         tuple(certificates),
         tried,
         time.perf_counter() - began,
+        timed_out,
+        tuple(dict.fromkeys(notes)),
     )
 
 
@@ -168,6 +189,19 @@ def _batches(norm: Norm, images: Int[ndarray, " n"], guess: Float[ndarray, " n"]
     return [np.flatnonzero(guess == radius) for radius in np.unique(guess)]
 
 
+@dataclass(frozen=True, eq=False)
+class Nearest:
+    """The nearest adversarial points that an attack found.
+
+    Attributes:
+        distance: Length of each perturbation, rounded up; infinity where no attack succeeded.
+        points: The point of each input, float64; None where no attack succeeded.
+    """
+
+    distance: Float[ndarray, " batch"]
+    points: tuple[Float[ndarray, "*shape"] | None, ...]
+
+
 def attack_radius(
     network: nn.Module | Graph,
     x: Float[Tensor, "batch *shape"],
@@ -181,12 +215,30 @@ def attack_radius(
 ) -> Float[ndarray, " batch"]:
     """Return the length of the shortest adversarial perturbation found per input: an upper bound on every certified radius.
 
+    Args and the rest: as in `nearest_attack`, which also returns the points.
+    """
+    return nearest_attack(network, x, norm, clip=clip, limit=limit, labels=labels, attack=attack, steps=steps).distance
+
+
+def nearest_attack(
+    network: nn.Module | Graph,
+    x: Float[Tensor, "batch *shape"],
+    norm: Norm | str,
+    *,
+    clip: tuple[float | int, float | int] | None,
+    limit: float,
+    labels: Sequence[int] | Int[ndarray, " batch"] | None = None,
+    attack: Attack | None = None,
+    steps: int = 12,
+) -> Nearest:
+    """Search for the nearest adversarial point of each input, by attacks within balls that shrink towards it.
+
     Args:
         network: As in `certified_radius`; a module confirms its own counterexamples.
         x: Inputs.
         norm: Norm of the ball.
         clip: As in `Ball`.
-        limit: Largest radius tried; infinity is returned where no attack succeeds there.
+        limit: Largest radius tried; where no attack succeeds there, the distance is infinity.
         labels: As in `certified_radius`.
         attack: The attack; by default 100 steps from the middle and 3 random starts.
         steps: Halvings of the radius.
@@ -198,67 +250,34 @@ def attack_radius(
 
         chosen = dataclasses.replace(chosen, original=original_of(network))
     measure = ThreatModel(Norm.parse(norm), limit).norm
+    program = Program(graph, "cpu", torch.float64)
+    if labels is None:
+        with torch.no_grad():
+            label = program.forward(x.double())[-1].numpy().argmax(1)
+    else:
+        label = np.asarray(labels, dtype=np.int64)
     found = np.full(len(x), np.inf)
+    points: list[ndarray | None] = [None] * len(x)
     low, high = np.zeros(len(x)), np.full(len(x), float(limit))
-    given = None if labels is None else np.asarray(labels, dtype=np.int64)
     for step in range(steps + 1):
         radii = high.copy() if step == 0 else (low + high) / 2
-        for some in _batches(measure, np.arange(len(x)), radii):
-            regions = [Ball(norm, float(radii[i]), clip=clip).at(x[i : i + 1]) for i in some]
-            whole = Problem.margins(graph, x[some], Ball(norm, 0.0, clip=clip), None if given is None else given[some])
-            problem = Problem(graph, join_boxes(regions), whole.specification, whole.program)
-            result = chosen.bound(problem)
-            for place, i in enumerate(some):
+        # Where no attack succeeds at the limit, there is nothing to halve.
+        tried = np.arange(len(x)) if step == 0 else np.flatnonzero(np.isfinite(found))
+        if len(tried) == 0:
+            break
+        for some in _batches(measure, tried, radii[tried]):
+            images = tried[some]
+            regions = [Ball(norm, float(radii[i]), clip=clip).at(x[i : i + 1]) for i in images]
+            specification = Specification.margins(label[images], graph.num_outputs)
+            result = chosen.bound(Problem(graph, join_boxes(regions), specification, program))
+            for place, i in enumerate(images):
                 point = result.counterexamples[place]
                 if point is None:
-                    if step == 0:
-                        high[i] = low[i] = limit  # nothing to halve
-                    else:
-                        low[i] = radii[i]
+                    low[i] = radii[i]
                     continue
                 moved = torch.from_numpy(point)[None]
                 length = float(np.nextafter(float(exact_length(moved, x[i : i + 1], measure)[0]), np.inf))
-                found[i] = min(found[i], length)
+                if length < found[i]:
+                    found[i], points[i] = length, point
                 high[i] = min(radii[i], found[i])
-    return found
-
-
-@dataclass(frozen=True, eq=False)
-class RobustError:
-    """Shares of inputs that are wrong somewhere in their ball, from both sides.
-
-    Attributes:
-        clean: Share misclassified at the input itself.
-        lower: Share for which a counterexample is known (a misclassified input is one).
-        upper: Per method, the share that is not proved.
-        guarantee: Per method, what its proofs rest on.
-    """
-
-    clean: float
-    lower: float
-    upper: dict[str, float]
-    guarantee: dict[str, Guarantee]
-
-
-def robust_error(problem: Problem, methods: Sequence[Method], *, right: Bool[ndarray, " batch"]) -> RobustError:
-    """Bracket the adversarial error at the problem's sets: attacks and exact methods from below, relaxations from above.
-
-    Args:
-        problem: One margin specification per input, against its *true* label.
-        methods: Rungs, cheapest first; each continues from what the one before found. Attacks and MILP give the lower bound.
-        right: Which inputs are classified correctly; the others count as errors on both sides.
-    """
-    falsified = ~right
-    upper: dict[str, float] = {}
-    guarantees: dict[str, Guarantee] = {}
-    previous = None
-    for method in methods:
-        result = method.bound(problem, previous)
-        falsified |= np.array([status is Status.FALSIFIED for status in result.status])
-        if result.guarantee is Guarantee.ATTACK:
-            continue
-        upper[method.name] = float(1 - (problem.specification.proved(result.lower) & right).mean())
-        guarantees[method.name] = result.guarantee
-        if result.guarantee is Guarantee.CHECKABLE:
-            previous = result
-    return RobustError(float((~right).mean()), float(falsified.mean()), upper, guarantees)
+    return Nearest(found, tuple(points))

@@ -23,6 +23,7 @@ from scipy import sparse
 
 from smoothing.errors import InvalidArgumentError, UnsupportedNormError
 from smoothing.threat import Norm
+from verify.crown import Crown
 from verify.errors import UnsupportedOperatorError
 from verify.graph import MaxPool, Sigmoid, Tanh
 from verify.lp.program import HullProgram, widen
@@ -30,7 +31,9 @@ from verify.lp.rungs import LPAll
 from verify.lp.simplex import linear_program, quiet_solver, run_solver
 from verify.method import Method
 from verify.problem import Problem
-from verify.result import Guarantee, Result, Status
+from verify.result import Box, Guarantee, Result, Status
+from verify.same_slope import SameSlope
+from verify.selection import select_problem, select_result
 
 TOLERANCE = 1e-6
 """HiGHS's feasibility tolerance; what its bound is lowered by, relative to 1 + its size."""
@@ -63,6 +66,9 @@ class MILP(Method):
     def bound(self, problem: Problem, previous: Result | None = None, *, pure: bool = False) -> Result:
         """See `Method.bound`; without a previous result, LP-ALL is run first. There is no pure method: boxes are needed.
 
+        With `until_sign`, LP-ALL stops at the first sign too and is run only on inputs that CROWN leaves open, and an input
+        that these prove gets no mixed-integer program.
+
         Raises:
             UnsupportedOperatorError: If an activation is not piecewise linear; names all of them.
             UnsupportedNormError: If the sets are l2 balls, which take a mixed-integer *cone* program.
@@ -78,8 +84,10 @@ class MILP(Method):
             raise UnsupportedOperatorError(refused)
         if problem.region.norm is Norm.L2:
             raise UnsupportedNormError("milp needs a set with flat faces (linf, l1 or a box), got an l2 ball")
+        notes: tuple[str, ...] = ()
         if previous is None:
-            previous = LPAll().bound(problem)
+            previous = self._before(problem)
+            notes = previous.notes
         elif previous.lower.shape != problem.specification.offset.shape:
             raise InvalidArgumentError("previous must be about the same problem, got bounds of another shape")
         outcomes = [self._input(problem[i : i + 1], previous, i) for i in range(len(problem))]
@@ -106,14 +114,33 @@ class MILP(Method):
             boxes=dict(previous.boxes),
             upper=np.stack([outcome.upper for outcome in outcomes]),
             counterexamples=tuple(outcome.counterexample for outcome in outcomes),
-            notes=tuple(note for outcome in outcomes for note in outcome.notes),
+            notes=(*notes, *(note for outcome in outcomes for note in outcome.notes)),
         )
+
+    def _before(self, problem: Problem) -> Result:
+        """The rungs that the boxes come from."""
+        base = Crown().bound(problem, SameSlope().bound(problem))
+        if not self.until_sign:
+            return LPAll().bound(problem, base)
+        left = np.flatnonzero(~problem.specification.proved(base.lower))
+        if len(left) == 0:
+            return base
+        better = LPAll(until_sign=True).bound(select_problem(problem, left), select_result(base, left))
+        lower, boxes = base.lower.copy(), {}
+        lower[left] = better.lower
+        for node, box in base.boxes.items():
+            sides = box.lower.copy(), box.upper.copy()
+            sides[0][left], sides[1][left] = better.boxes[node].lower, better.boxes[node].upper
+            boxes[node] = Box(*sides)
+        return dataclasses.replace(base, lower=lower, boxes=boxes, notes=better.notes)
 
     def _input(self, problem: Problem, previous: Result, image: int) -> "_Outcome":
         specification = problem.specification
         known = previous.lower[image]
         order = np.argsort(np.where(np.isfinite(known), known, -np.inf), kind="stable")
         outcome = _Outcome(np.full(len(known), -np.inf), np.full(len(known), np.inf))
+        if self.until_sign and specification.proved(known[None])[0]:
+            return outcome
         began = time.perf_counter()
         program = _exact_program(problem, previous, image, self.memory_limit)
         for row in order:

@@ -49,6 +49,10 @@ def _print(report: "VerifyAudit") -> None:
         f"{report.bounds} bounds that prove nothing, the network {report.refuted} counterexamples: {verdict}.",
         markup=False,
     )
+    if report.nearest:
+        out.print(
+            f"The network confirms {report.nearest} nearest counterexamples of a search for radii, and their distances."
+        )
     if report.solver:
         out.print(
             f"{len(report.solver)} inputs rest on the solver's word alone, which leaves nothing to check, for their "

@@ -104,7 +104,7 @@ def compare(
     from certify.allocator import tune_allocator
     from certify.comparison.pictures import draw_curves, draw_scatter
     from certify.comparison.report import summarize, write_comparison
-    from certify.comparison.rules import align
+    from certify.comparison.rules import align, require_runs
     from certify.comparison.sides import read_side
     from certify.comparison.smoothed_attack import NAME, SmoothedAttack
     from certify.rundir import RUN_FILE
@@ -114,8 +114,9 @@ def compare(
     chosen = None if norm is None else Norm.parse(norm)
     arguments = dict(locals())
     runs = [Path(target) for target in targets]
-    made = not all((run / RUN_FILE).is_file() for run in runs)
-    if made:
+    if len(runs) > 1:
+        require_runs(runs)
+    elif not (runs[0] / RUN_FILE).is_file():
         runs = _make_runs(arguments)
     sides = align([read_side(run) for run in runs], chosen)
     if attack:
@@ -155,9 +156,6 @@ def _make_runs(asked: dict[str, Any]) -> list[Path]:
     from certify.verification.runner import execute as execute_verification
     from certify.verification.setup import VerifyOptions, prepare
 
-    if len(asked["targets"]) != 1:
-        listed = ", ".join(asked["targets"])
-        raise UsageError(f"compare takes one MODEL, or two or more finished run folders, got {listed}")
     (model,) = asked["targets"]
     for name in ("data", "norm", "eps"):
         if asked[name] is None:

@@ -15,10 +15,10 @@ def merge(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Join the parts that `certify run --shard i/n` has written into one run folder.
+    """Join the parts that `certify run --shard i/n` or `certify verify --shard i/n` has written into one run folder.
 
-    Refuses parts of different runs, and inputs that stand in two parts with different votes. Can be repeated when more
-    parts have come in.
+    Refuses parts of different runs, and inputs that stand in two parts with different votes or claims. Can be repeated
+    when more parts have come in.
 
     [bold]Example[/bold]
 
@@ -40,7 +40,8 @@ def merge(
         )
         return
     out = console()
-    out.print(f"joined {len(merged.shards)} shards: {len(merged.rows):,} certificates in {folder}/certificates.tsv")
+    rows = f"inputs in {folder}/verify.csv" if merged.kind == "verify" else f"certificates in {folder}/certificates.tsv"
+    out.print(f"joined {len(merged.shards)} shards: {len(merged.rows):,} {rows}")
     if merged.missing:
         out.print(f"[yellow]partial:[/yellow] {len(merged.missing):,} planned inputs are missing")
-    out.print(f"next: certify report {folder}; certify audit {folder}")
+    out.print(f"next: certify {'audit' if merged.kind == 'verify' else f'report {folder}; certify audit'} {folder}")

@@ -21,7 +21,8 @@ MethodOption = Annotated[
     typer.Option(
         "--method",
         help="Rungs, separated by commas: ibp, crown-ibp, same-slope, crown, pgd, alpha, lp-last, lp-all, milp. They run "
-        "in this order, per input only as far as needed.",
+        "in this order, per input only as far as needed. With --norm l2 --radius also spectral, lipsdp, lipsdp-pairs: one "
+        "global Lipschitz constant (or one per pair of classes) for all inputs.",
     ),
 ]
 ClipOption = Annotated[
@@ -41,6 +42,14 @@ AgainstOption = Annotated[
 ]
 StepsOption = Annotated[int, typer.Option("--steps", help="pgd: gradient steps from each start.")]
 RestartsOption = Annotated[int, typer.Option("--restarts", help="pgd: random starts.")]
+SdpSolverOption = Annotated[
+    str | None,
+    typer.Option(
+        "--sdp-solver",
+        help="lipsdp: cvxpy's name of a solver for semidefinite programs (default: CLARABEL up to side 100, SCS up to 600).",
+        show_default=False,
+    ),
+]
 AlphaStepsOption = Annotated[int, typer.Option("--alpha-steps", help="alpha: gradient steps.")]
 
 
@@ -75,6 +84,14 @@ def verify(
     radius: Annotated[
         bool, typer.Option("--radius", help="Search for the largest certified radius, per input and method.")
     ] = False,
+    pure: Annotated[
+        bool,
+        typer.Option(
+            "--pure",
+            help="Every method alone, as published: no box intersected with another method's, nothing handed on, no input "
+            "left out. Reproduces columns of published tables; the ladder's bounds are never worse.",
+        ),
+    ] = False,
     onnx: Annotated[
         Path | None, typer.Option("--onnx", help="Network of a VNN-LIB property.", show_default=False)
     ] = None,
@@ -84,6 +101,7 @@ def verify(
     steps: StepsOption = 100,
     restarts: RestartsOption = 10,
     alpha_steps: AlphaStepsOption = 20,
+    sdp_solver: SdpSolverOption = None,
     seed: Annotated[int, typer.Option("--seed", help="pgd: seed of the random starts.")] = 0,
     jobs: JobsOption = 1,
     batch_size: Annotated[
@@ -98,10 +116,12 @@ def verify(
     skip: o.SkipOption = 0,
     maximum: o.MaxOption = None,
     indices: o.IndicesOption = None,
+    shard: o.ShardOption = None,
     device: o.DeviceOption = None,
     num_classes: o.ClassesOption = None,
     architecture: o.ArchitectureOption = None,
     normalisation: o.NormalisationOption = None,
+    denoiser: o.DenoiserOption = None,
     trust_pickle: TrustPickleOption = False,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
@@ -109,9 +129,10 @@ def verify(
     """Prove, or refute, that a network's answer does not change in a ball; or decide a VNN-LIB property.
 
     Every proof but MILP's is recorded with its slopes, and counts only after a small independent checker (float64,
-    rounded outwards) has confirmed it; certify audit does that again. MILP rests on its solver's word, and is listed
-    apart. Counterexamples count once the original network, in its own precision, confirms them. Interrupt it whenever
-    you like and repeat the same line to resume; a repeat with other settings in the same folder is refused.
+    rounded outwards) has confirmed it; certify audit does that again. A Lipschitz constant is recorded with its multipliers,
+    and counts once a factorisation in float64 proves it. MILP rests on its solver's word, and is listed apart.
+    Counterexamples count once the original network, in its own precision, confirms them. Interrupt it whenever you like
+    and repeat the same line to resume; a repeat with other settings in the same folder is refused.
 
     [bold]Examples[/bold]
 
@@ -119,8 +140,11 @@ def verify(
 
     certify verify models/mlp --data mnist --norm l2 --eps 2 --radius --no-clip --stride 100 --out runs/radii
 
+    certify verify models/mlp --data mnist --norm l2 --eps 2 --radius --no-clip --method spectral,lipsdp,crown --out runs/l2
+
     certify verify --onnx net.onnx --vnnlib prop.vnnlib --method crown,pgd,lp-all,milp --budget 60 --out runs/prop
     """
+    import os
     import sys
 
     from certify.verification.methods import MethodOptions, parse_methods
@@ -131,7 +155,7 @@ def verify(
     plan = prepare(
         VerifyOptions(
             out=out,
-            methods=MethodOptions(parse_methods(method), steps, restarts, alpha_steps, seed),
+            methods=MethodOptions(parse_methods(method), steps, restarts, alpha_steps, seed, pure, sdp_solver),
             model=model,
             data=data,
             norm=norm,
@@ -156,6 +180,9 @@ def verify(
             normalisation=normalisation,
             trust_pickle=trust_pickle,
             command=tuple(sys.argv),
+            shard=shard,
+            denoiser=denoiser,
+            environ=dict(os.environ),
         )
     )
     notes = err_console()
@@ -195,13 +222,16 @@ def describe(out: Any, plan: Any) -> None:
         out.print(f"file     {plan.settings['vnnlib']}: {len(plan.indices)} box(es)", markup=False)
     else:
         data, wins = plan.subject.data, plan.subject.against
-        out.print(f"data     {data.name}, {data.split}: {len(plan.indices)} of {len(data)} inputs", markup=False)
+        shard = plan.settings["shard"]
+        part = "" if shard is None else f"; shard {shard[0]}/{shard[1]} (counted from 0)"
+        out.print(f"data     {data.name}, {data.split}: {len(plan.indices)} of {len(data)} inputs{part}", markup=False)
         looked = "largest radius looked at" if plan.search else "radius"
         clip = clip_text(plan.subject.clip)
         out.print(
             f"sets     {plan.subject.norm} balls, {looked} {plan.eps:g}, {clip}; the {wins} is to win", markup=False
         )
     limit = "" if plan.budget is None else f"; {plan.budget:g} s per input"
+    limit += "; pure: every method alone, as published" if plan.methods.pure else ""
     out.print(f"methods  {', '.join(plan.methods.ordered)}{limit}", markup=False)
 
 
@@ -222,8 +252,20 @@ def finish(plan: Any, rows: list[Any], as_json: bool) -> None:
     if plan.is_file:
         out.print(f"{result['verdict']} (rests on {result['rests_on']}; {result['seconds']:.2f} s)", markup=False)
     else:
+        if plan.methods.pure:
+            out.print(
+                "pure: every method alone, as published; no box was intersected with another method's", markup=False
+            )
         out.print(_table(plan, result))
         _print_bounds(out, plan, result)
+    shard = plan.settings["shard"]
+    if shard is not None:
+        out.print(
+            f"This is shard {shard[0]} of {shard[1]}, a part of the run: join the parts with "
+            f"certify merge {plan.out.parent.parent}",
+            markup=False,
+        )
+        return
     out.print(f"Rows in {plan.out}/verify.csv; next: certify audit {plan.out}", markup=False)
 
 
@@ -252,6 +294,7 @@ def _print_bounds(out: Any, plan: Any, result: dict[str, Any]) -> None:
         return
     if not result["inputs"]:
         return
+    out.print(_error_table(plan, result))
     low, high = 100 * result["error_lower_bound"], 100 * result["error_upper_bound"]
     out.print(f"robust error between {low:.2f} % (attacks) and {high:.2f} % (checked certificates)")
     if result["verified_by_solver_only"]:
@@ -260,4 +303,22 @@ def _print_bounds(out: Any, plan: Any, result: dict[str, Any]) -> None:
             f"{result['verified_by_solver_only']} more inputs is believed"
         )
     decided = ", ".join(f"{name} {count}" for name, count in result["verified_by"].items())
-    out.print(f"verified by: {decided}")
+    out.print(f"verified by: {decided}; bounds in {plan.out}/robust_error.csv", markup=False)
+
+
+def _error_table(plan: Any, result: dict[str, Any]) -> Any:
+    """Robust error from both sides: counterexamples below, what is not proved above, method by method."""
+    from rich.table import Table
+    from rich.text import Text
+
+    kind = "each method alone" if plan.methods.pure else "each rung with those before it"
+    title = f"Robust error: lower <= true <= upper, over {result['inputs']:,} inputs ({kind})"
+    table = Table(title=Text(title), title_justify="left")
+    for name, justify in (("bound", "left"), ("method", "left"), ("inputs", "right"), ("share", "right")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    table.add_column("rests on")
+    for line in result["robust_error"]:
+        sign = "true >=" if line["side"] == "lower" else "true <="
+        share = f"{100 * line['share']:.2f} %"
+        table.add_row(sign, line["method"], f"{line['count']:,}", share, Text(line["rests_on"]))
+    return table

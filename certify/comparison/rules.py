@@ -1,10 +1,12 @@
 """What may be compared: one norm, the same inputs, the same labels; conversions only inward, asked for and flagged."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from certify.audit.findings import list_indices
 from certify.comparison.sides import Side
 from certify.errors import UsageError
+from certify.rundir import RUN_FILE
 from smoothing.threat import Norm
 
 
@@ -46,3 +48,29 @@ def align(sides: Sequence[Side], norm: Norm | None = None) -> list[Side]:
             "balls, flagged), which is a real loss"
         )
     return [side if norm is None else side.converted(norm) for side in sides]
+
+
+def require_runs(folders: Sequence[Path]) -> None:
+    """Check that every folder holds a run, before any is read.
+
+    Raises:
+        UsageError: Naming each that is absent, or is no run folder, and why.
+    """
+    faults = [f"{folder}: {fault}" for folder in folders if (fault := _fault(folder)) is not None]
+    if faults:
+        raise UsageError(
+            "compare takes one MODEL, or two or more finished run folders of certify run and certify verify, got "
+            + "; ".join(faults)
+        )
+
+
+def _fault(folder: Path) -> str | None:
+    if (folder / RUN_FILE).is_file():
+        return None
+    if not folder.exists():
+        return "there is no such folder"
+    if not folder.is_dir():
+        return "this is a file"
+    if (folder / "shards").is_dir():
+        return f"its shards were not joined yet, run certify merge {folder}"
+    return f"there is no {RUN_FILE} in it"

@@ -11,10 +11,12 @@ from numpy import ndarray
 
 from certify.errors import CertifyError
 from certify.files import make_folder, write_atomically
+from smoothing.errors import InvalidArgumentError
 from verify.certificate import Certificate
 
 FOLDER = "certificates"
 POINT = "counterexample"
+MULTIPLIERS = "multipliers"
 
 
 def arrays_path(folder: Path, index: int) -> Path:
@@ -23,7 +25,11 @@ def arrays_path(folder: Path, index: int) -> Path:
 
 
 def write_arrays(
-    folder: Path, index: int, certificates: Mapping[str, Certificate], counterexample: ndarray | None
+    folder: Path,
+    index: int,
+    certificates: Mapping[str, Certificate],
+    counterexample: ndarray | None,
+    lipschitz: Mapping[str, ndarray] | None = None,
 ) -> str | None:
     """Write the file, whole or not at all; a journal row names it afterwards.
 
@@ -31,6 +37,7 @@ def write_arrays(
         The SHA-256 of the file; None where there is nothing to keep.
     """
     arrays = {f"{name}/{key}": v for name, c in certificates.items() for key, v in c.to_arrays().items()}
+    arrays |= {f"{name}/{MULTIPLIERS}": values for name, values in (lipschitz or {}).items()}
     if counterexample is not None:
         arrays[POINT] = counterexample
     if not arrays:
@@ -72,3 +79,15 @@ def certificate_of(arrays: Mapping[str, ndarray], name: str) -> Certificate:
     """
     prefix = f"{name}/"
     return Certificate.from_arrays({key[len(prefix) :]: v for key, v in arrays.items() if key.startswith(prefix)})
+
+
+def multipliers_of(arrays: Mapping[str, ndarray], name: str) -> ndarray:
+    """Return the multipliers of a global Lipschitz proof, [programs, hidden] float64.
+
+    Raises:
+        InvalidArgumentError: If they are not there, or no matrix of numbers.
+    """
+    found = arrays.get(f"{name}/{MULTIPLIERS}")
+    if found is None or found.ndim != 2 or found.dtype != np.float64:
+        raise InvalidArgumentError(f"the arrays must hold a float64 matrix {name}/{MULTIPLIERS}, got none")
+    return found

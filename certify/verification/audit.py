@@ -16,9 +16,10 @@ from certify.audit.folder import RawRow, RawRun, read_folder
 from certify.audit.identity import check_digest, check_transform
 from certify.errors import CertifyError
 from certify.verification.arrays import POINT as POINT_ARRAY
-from certify.verification.arrays import certificate_of, read_arrays
+from certify.verification.arrays import certificate_of, multipliers_of, read_arrays
 from certify.verification.audit_exports import check_verify_exports
-from certify.verification.confirm import confirm_certificate, confirm_point, distance_up
+from certify.verification.confirm import LipschitzChecker, confirm_certificate, confirm_point, distance_up
+from certify.verification.methods import LIPSCHITZ
 from certify.verification.open_folder import Opened, open_run
 from certify.verification.plan import KIND
 from certify.verification.row import (
@@ -34,11 +35,16 @@ from certify.verification.row import (
     Claim,
     VerifyRow,
 )
-from smoothing.errors import InvalidArgumentError
+from smoothing.errors import InvalidArgumentError, SmoothingError
+from smoothing.threat import Norm
+from verify.lipschitz.proofs import margin_at, radius_of
 
 TOLERANCE = 1e-9
 """By how much a margin may exceed the checker's own (relative to its size, at least 1): the same checker wrote it, and
 only a library that sums in another order moves it."""
+
+WITH_INTERVALS = ("ibp", "crown-ibp", "lp-all")
+"""Methods whose boxes start from interval propagation even as published."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,7 @@ class VerifyAudit:
         bounds: Bounds that prove nothing, and are confirmed.
         refuted: Counterexamples that the original network confirms.
         solver: Inputs whose proof rests on a solver's word alone, which nobody can check.
+        nearest: Distances of nearest counterexamples that the original network confirms, in a search for radii.
         exports: Names of the exports that were compared with the journal.
         mismatches: Everything that does not follow.
         notes: Remarks that are no faults.
@@ -81,6 +88,7 @@ class VerifyAudit:
     checked: int
     bounds: int
     refuted: int
+    nearest: int
     solver: tuple[int, ...]
     exports: tuple[str, ...]
     mismatches: tuple[Mismatch, ...]
@@ -96,6 +104,7 @@ class VerifyAudit:
             "checked": self.checked,
             "bounds": self.bounds,
             "refuted": self.refuted,
+            "nearest": self.nearest,
             "resting_on_the_solver": list(self.solver),
             "checked_by": "the checker (float64, rounded outwards) and the original network",
             "exports": list(self.exports),
@@ -145,6 +154,15 @@ def audit_verification(folder: Path, options: VerifyAuditOptions | None = None) 
         found.note(
             f"partial: {len(missing)} of {len(set(planned))} planned inputs are missing ({list_indices(missing)})"
         )
+    if settings.get("shard") is not None:
+        found.note(
+            f"this is one shard of the run, {settings['shard']!r} (position, number of shards), and not the whole"
+        )
+    if audit.unseen:
+        found.note(
+            f"{len(audit.unseen)} attack distances have no stored point, so that nobody can check them "
+            f"({list_indices(audit.unseen)})"
+        )
     exports = check_verify_exports(folder, run.config, rows, found, partial=bool(missing))
     return VerifyAudit(
         folder=folder,
@@ -153,6 +171,7 @@ def audit_verification(folder: Path, options: VerifyAuditOptions | None = None) 
         checked=audit.checked,
         bounds=audit.bounds,
         refuted=audit.refuted,
+        nearest=audit.nearest,
         solver=tuple(audit.solver),
         exports=tuple(exports),
         mismatches=tuple(found.mismatches),
@@ -174,8 +193,10 @@ def _check_identity(identity: dict[str, Any], opened: Opened) -> None:
 class _Audit:
     def __init__(self, run: RawRun, opened: Opened, found: Findings) -> None:
         self.run, self.opened, self.found = run, opened, found
-        self.checked = self.bounds = self.refuted = 0
+        self.checked = self.bounds = self.refuted = self.nearest = 0
+        self.lipschitz = LipschitzChecker(opened.network)
         self.solver: list[int] = []
+        self.unseen: list[int] = []
 
     def check(self, raw: RawRow) -> VerifyRow | None:
         index, subject = raw.index, self.opened.subject
@@ -198,6 +219,10 @@ class _Audit:
         arrays = self._arrays(row)
         for claim in row.claims:
             self._claim(row, claim, arrays)
+        if any(claim.rests_on == POINT for claim in row.claims):
+            self._point(row, arrays)
+        elif self.opened.search and row.attack_radius is not None and row.status != MISCLASSIFIED:
+            self._nearest(row, arrays, row.attack_radius)
         self._status(row)
         return row
 
@@ -229,10 +254,10 @@ class _Audit:
             asked = f"at most {opened.eps!r}" if opened.search else repr(opened.eps)
             self.found.add(index, "radius", claim.radius, f"{asked} where proved, 0.0 elsewhere")
             return
-        if claim.rests_on == CERTIFICATE:
+        if claim.rests_on == CERTIFICATE and claim.certificate in LIPSCHITZ:
+            self._constants(row, claim, arrays)
+        elif claim.rests_on == CERTIFICATE:
             self._slopes(index, claim, arrays)
-        elif claim.rests_on == POINT:
-            self._point(row, arrays)
         elif claim.rests_on == SOLVER and claim.method != "milp":
             self.found.add(index, "rests_on", claim.method, "only milp may rest on a solver's word")
 
@@ -245,6 +270,17 @@ class _Audit:
             certificate = certificate_of(arrays, claim.certificate)
         except InvalidArgumentError as error:
             self.found.add(index, "certificate", claim.certificate, str(error), "certificates")
+            return
+        if self.opened.pure and (
+            claim.certificate != claim.method
+            or certificate.intervals is not (claim.method in ("ibp", "crown-ibp", "lp-all"))
+        ):
+            self.found.add(
+                index,
+                f"pure {claim.method}",
+                claim.certificate,
+                "the method's own derivation, intersected with no other",
+            )
             return
         question = self.opened.subject.question(index, claim.radius if proved else self.opened.eps)
         confirmed = confirm_certificate(self.opened.network, question, certificate)
@@ -261,6 +297,33 @@ class _Audit:
         self.checked += proved
         self.bounds += not proved
 
+    def _constants(self, row: VerifyRow, claim: Claim, arrays: dict[str, ndarray]) -> None:
+        """A radius from global Lipschitz constants: they are proved again from the multipliers, and the margin beside."""
+        index, name = row.index, str(claim.certificate)
+        if not self.opened.search or self.opened.subject.norm is not Norm.L2 or row.label is None or row.label < 0:
+            self.found.add(index, "certificate", name, "a search for l2 radii of a label, which a constant can prove")
+            return
+        if self.opened.pure and claim.method != name:
+            self.found.add(
+                index, f"pure {claim.method}", name, "the method's own derivation, intersected with no other"
+            )
+            return
+        try:
+            constants = self.lipschitz.constants(name, row.label, multipliers_of(arrays, name))
+        except SmoothingError as error:
+            self.found.add(index, "certificate", name, str(error), "certificates")
+            return
+        margins = self.lipschitz.margins(self.opened.subject.question(index, 0.0), row.label)
+        radius = radius_of(margins, constants)
+        if claim.radius > radius:
+            self.found.add(index, f"proof by {claim.method}", claim.radius, f"the constants give the radius {radius!r}")
+            return
+        margin = margin_at(margins, constants, claim.radius)
+        if claim.margin is not None and claim.margin > margin + TOLERANCE * max(1.0, abs(margin)):
+            self.found.add(index, f"margin by {claim.method}", claim.margin, margin)
+            return
+        self.checked += 1
+
     def _point(self, row: VerifyRow, arrays: dict[str, ndarray]) -> None:
         question, point = self.opened.subject.question(row.index, self.opened.eps), arrays.get(POINT_ARRAY)
         if point is None or not confirm_point(self.opened.network, question, point):
@@ -270,6 +333,25 @@ class _Audit:
         norm = self.opened.subject.norm
         if norm is not None and not self.opened.search:
             self.found.require_equal(row.index, "attack_radius", row.attack_radius, distance_up(question, point, norm))
+
+    def _nearest(self, row: VerifyRow, arrays: dict[str, ndarray], claimed: float) -> None:
+        """A search for radii keeps the nearest counterexample: no proof may reach as far as it."""
+        reach = row.radius((CERTIFICATE, SOLVER))
+        if claimed <= reach:
+            self.found.add(row.index, "attack_radius", claimed, f"more than what is proved, {reach!r}")
+        point = arrays.get(POINT_ARRAY)
+        if point is None:
+            self.unseen.append(row.index)
+            return
+        question, norm = self.opened.subject.question(row.index, self.opened.eps), self.opened.subject.norm
+        if norm is None or not confirm_point(self.opened.network, question, point):
+            self.found.add(row.index, "counterexample", claimed, "no point of the set that the network confirms")
+            return
+        distance = distance_up(question, point, norm)
+        if claimed != distance:
+            self.found.add(row.index, "attack_radius", claimed, distance)
+            return
+        self.nearest += 1
 
     def _status(self, row: VerifyRow) -> None:
         proofs = {claim.rests_on for claim in row.claims if claim.status == VERIFIED}

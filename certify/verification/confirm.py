@@ -1,4 +1,4 @@
-"""What a run believes: slopes that the independent checker confirms, points that the original network confirms."""
+"""What a run believes: what the checker confirms of slopes, a factorisation of constants, the original network of points."""
 
 from dataclasses import dataclass
 
@@ -14,6 +14,7 @@ from smoothing.threat import Norm
 from verify.attack import contains
 from verify.certificate import Certificate
 from verify.checker import check
+from verify.lipschitz.proofs import constants_of, margin_floor
 from verify.result import Status
 
 
@@ -38,6 +39,30 @@ def confirm_certificate(network: Network, question: Question, certificate: Certi
         return Confirmed(False, None)
     worst = float(question.specification.worst(checked.lower)[0])
     return Confirmed(checked.status[0] is Status.VERIFIED, worst if np.isfinite(worst) else None)
+
+
+class LipschitzChecker:
+    """Evaluates global Lipschitz proofs again, without a solver; equal multipliers once."""
+
+    def __init__(self, network: Network) -> None:
+        self.graph = network.graph
+        self._known: dict[tuple[str, int, bytes], ndarray] = {}
+
+    def margins(self, question: Question, label: int) -> Float[ndarray, " rivals"]:
+        """Return lower bounds of the label's margins at the middle of the set, in real arithmetic."""
+        return margin_floor(self.graph, question.region.center[0].double().cpu().numpy(), label)
+
+    def constants(self, name: str, label: int, multipliers: Float[ndarray, "_ _"]) -> Float[ndarray, " rivals"]:
+        """Return proved Lipschitz constants of the label's margins.
+
+        Raises:
+            InvalidArgumentError: If the multipliers are not of the proof's shape.
+            UnsupportedOperatorError: If the network is none that they could be of.
+        """
+        key = (name, label, multipliers.tobytes())
+        if key not in self._known:
+            self._known[key] = constants_of(self.graph, label, name, multipliers)
+        return self._known[key]
 
 
 def confirm_point(network: Network, question: Question, point: Float[ndarray, "..."]) -> bool:

@@ -40,6 +40,7 @@ class Found:
         status: The verdict.
         claims: What each method says.
         certificates: Derivations by name.
+        lipschitz: Multipliers of global Lipschitz proofs, by name.
         counterexample: A confirmed point, or None.
         attack_radius: Distance of the nearest counterexample; None where none was found.
         attack: Name of the attack that was run.
@@ -51,6 +52,7 @@ class Found:
     status: str = UNKNOWN
     claims: list[Claim] = field(default_factory=list)
     certificates: dict[str, Certificate] = field(default_factory=dict)
+    lipschitz: dict[str, ndarray] = field(default_factory=dict)
     counterexample: ndarray | None = None
     attack_radius: float | None = None
     attack: str | None = None
@@ -67,13 +69,11 @@ def misclassified(index: int, methods: Sequence[str]) -> Found:
 def decide(plan: VerifyPlan, indices: Sequence[int]) -> list[Found]:
     """Run the ladder on inputs that the network gets right, or on boxes."""
     began = time.perf_counter()
-    questions = [plan.subject.question(index, plan.radius) for index in indices]
+    questions, problem = joined_problem(plan, indices)
     rungs = [
         build_method(name, plan.methods, original=plan.network.original, until_sign=True, jobs=plan.jobs)
         for name in plan.methods.ordered
     ]
-    region, specification = join_boxes([q.region for q in questions]), _joined(questions)
-    problem = Problem.build(plan.network.graph, region, specification, device=plan.device)
     budget = None if plan.budget is None else plan.budget * len(questions)
     escalation = escalate(problem, rungs, budget=budget)
     found = [_found(plan, *each) for each in zip(indices, questions, escalation.decisions, strict=True)]
@@ -81,6 +81,13 @@ def decide(plan: VerifyPlan, indices: Sequence[int]) -> list[Found]:
         one.notes += escalation.notes
         one.seconds = (time.perf_counter() - began) / len(found)
     return found
+
+
+def joined_problem(plan: VerifyPlan, indices: Sequence[int]) -> tuple[list[Question], Problem]:
+    """Return the questions about some inputs, one by one and as one batch."""
+    questions = [plan.subject.question(index, plan.radius) for index in indices]
+    region, specification = join_boxes([q.region for q in questions]), _joined(questions)
+    return questions, Problem.build(plan.network.graph, region, specification, device=plan.device)
 
 
 def _joined(questions: Sequence[Question]) -> Specification:

@@ -1,4 +1,7 @@
-"""`verify.csv` and `verify.json`: one line per input and claim, with everything that a comparison needs to be honest."""
+"""`verify.csv` and `verify.json`: one line per input and claim, with everything that a comparison needs to be honest.
+
+A run at one radius over a data set has its robust error, bracketed method by method, in `robust_error.csv`.
+"""
 
 import csv
 import io
@@ -10,9 +13,9 @@ from typing import Any
 from certify.files import write_atomically
 from certify.verification.arrays import FOLDER
 from certify.verification.row import VERIFIED, Claim, VerifyRow
-from certify.verification.summary import summarize
+from certify.verification.summary import robust_error, summarize
 
-CSV, JSON = "verify.csv", "verify.json"
+CSV, JSON, ERROR_CSV = "verify.csv", "verify.json", "robust_error.csv"
 
 COLUMNS = (
     "image",
@@ -38,6 +41,7 @@ COLUMNS = (
     "certificate_path",
     "rests_on",
 )
+ERROR_COLUMNS = ("side", "method", "inputs", "count", "share", "rests_on", "norm", "eps", "clip", "pure")
 
 
 def report_rows(config: dict[str, Any], rows: Sequence[VerifyRow]) -> list[dict[str, Any]]:
@@ -54,7 +58,7 @@ def _line(identity: dict[str, Any], row: VerifyRow, claim: Claim) -> dict[str, A
         "model_sha": identity["model_digest"],
         "classifier": "f",
         "pred": row.predict,
-        "method": claim.method,
+        "method": f"{claim.method} (pure)" if identity["methods"].get("pure") else claim.method,
         "guarantee": "deterministic",
         "alpha": 0.0,
         "norm": identity.get("norm"),
@@ -79,11 +83,29 @@ def clip_text(clip: Sequence[float] | None) -> str:
     return "no clip" if clip is None else f"clip [{clip[0]:g}, {clip[1]:g}]"
 
 
+def has_robust_error(config: dict[str, Any]) -> bool:
+    """Return whether a run is about one radius over a data set."""
+    return "vnnlib_sha256" not in config["identity"] and not config["identity"]["search"]
+
+
+def error_rows(config: dict[str, Any], rows: Sequence[VerifyRow]) -> list[dict[str, Any]]:
+    """Return the lines of `robust_error.csv`; none for radii, boxes of a file, or no input yet."""
+    if not rows or not has_robust_error(config):
+        return []
+    identity = config["identity"]
+    known = {"norm": identity["norm"], "eps": identity["eps"], "clip": clip_text(identity["clip"])}
+    bracket = robust_error(config, rows)
+    return [{**line, **known, "pure": bracket.pure} for line in bracket.table()]
+
+
 def export(folder: Path, config: dict[str, Any], rows: Sequence[VerifyRow]) -> None:
     """Write both files, sorted by index."""
     lines = report_rows(config, sorted(rows, key=lambda row: row.index))
     write_atomically(folder / CSV, csv_text(COLUMNS, lines))
     content = {"summary": summarize(config, rows), "rows": lines}
+    bounds = error_rows(config, rows)
+    if bounds:
+        write_atomically(folder / ERROR_CSV, csv_text(ERROR_COLUMNS, bounds))
     write_atomically(folder / JSON, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 

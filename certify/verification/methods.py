@@ -10,13 +10,18 @@ from verify.attack import Attack, Original
 from verify.errors import UnsupportedOperatorError
 from verify.graph import Graph, Sigmoid, Tanh
 from verify.ladder import LADDER
+from verify.lipschitz.proofs import NAMES
 from verify.lp import LPAll, LPLast
 from verify.lp.solve import SolverOptions
 from verify.method import Method
 from verify.milp import MILP
 
-ORDER = ("ibp", "crown-ibp", "same-slope", "crown", "pgd", "alpha", "lp-last", "lp-all", "milp")
-"""Cheapest first; the attack stands before everything that takes longer than it does."""
+LIPSCHITZ = NAMES
+"""Methods that are no rungs of the ladder: a global constant, and l2 radii from it."""
+
+ORDER = (*LIPSCHITZ, "ibp", "crown-ibp", "same-slope", "crown", "pgd", "alpha", "lp-last", "lp-all", "milp")
+"""Cheapest first; the attack stands before everything that takes longer than it does. A global Lipschitz constant is found
+once for all inputs, whatever it takes, and costs nothing per input."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,8 @@ class MethodOptions:
         restarts: Random starts of the attack.
         alpha_steps: Gradient steps of alpha-CROWN, for boxes and for the property.
         seed: Seed of the attack's random starts.
+        sdp_solver: cvxpy's name of the solver for LipSDP; None: CLARABEL where the program is small, else SCS.
+        pure: Every method alone, as published: no box intersected with another method's, nothing handed on.
 
     Raises:
         UsageError: If a name is unknown, comes twice, or there is none; or a number is out of range.
@@ -39,6 +46,8 @@ class MethodOptions:
     restarts: int = 10
     alpha_steps: int = 20
     seed: int = 0
+    pure: bool = False
+    sdp_solver: str | None = None
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.names if name not in ORDER]
@@ -58,8 +67,10 @@ class MethodOptions:
         """Return JSON-ready data for the identity of a run: only what the chosen rungs depend on."""
         known = asdict(self)
         relevant = {"pgd": ("steps", "restarts", "seed"), "alpha": ("alpha_steps",)}
+        relevant |= {name: ("sdp_solver",) for name in LIPSCHITZ if name != "spectral"}
         used = {key: known[key] for name in self.ordered for key in relevant.get(name, ())}
-        return {"names": list(self.ordered), **used}
+        # Runs of the ladder keep the identity that they had before there was another mode.
+        return {"names": list(self.ordered), **used, **({"pure": True} if self.pure else {})}
 
 
 def parse_methods(text: str) -> tuple[str, ...]:
@@ -92,13 +103,19 @@ def build_method(
     return LADDER[name]()
 
 
-def check_methods(options: MethodOptions, graph: Graph, norm: Norm | None) -> None:
+def check_methods(options: MethodOptions, graph: Graph, norm: Norm | None, *, search: bool = False) -> None:
     """Refuse rungs that cannot take this network or these sets, before any work.
 
     Raises:
-        UsageError: If MILP is asked for l2 balls.
+        UsageError: If MILP is asked for l2 balls, or a Lipschitz bound for anything but l2 radii.
         UnsupportedOperatorError: If MILP is asked for a network that is not piecewise linear; names all such operators.
     """
+    from_constants = [name for name in options.names if name in LIPSCHITZ]
+    if from_constants and not (norm is Norm.L2 and search):
+        raise UsageError(
+            f"{', '.join(from_constants)} must be used with --norm l2 and --radius, for a Lipschitz constant gives l2 "
+            f"radii, got {'boxes of a file' if norm is None else f'norm={norm}'}{'' if search else ' without --radius'}"
+        )
     if "milp" not in options.names:
         return
     if norm is Norm.L2:

@@ -23,6 +23,7 @@ class Opened:
         eps: Radius of the balls, or the largest one looked at; 0.0 for boxes.
         search: Whether radii were searched.
         methods: Names of the rungs.
+        pure: Whether every method stands for itself.
     """
 
     network: Network
@@ -30,6 +31,7 @@ class Opened:
     eps: float
     search: bool
     methods: tuple[str, ...]
+    pure: bool = False
 
     @property
     def is_file(self) -> bool:
@@ -53,13 +55,14 @@ def open_run(
     """
     identity, settings = config["identity"], config["settings"]
     methods = tuple(str(name) for name in identity["methods"]["names"])
+    pure = bool(identity["methods"].get("pure", False))
     if "vnnlib_sha256" in identity:
         path = Path(data or settings["vnnlib"])
         spec = model or str(settings["model"])
         network = onnx_network(Path(spec.removeprefix("onnx:")), spec)
         properties = tuple(read_vnnlib(path))
         subject: Subject = Properties(network, properties, hashlib.sha256(path.read_bytes()).hexdigest())
-        return Opened(network, subject, 0.0, False, methods)
+        return Opened(network, subject, 0.0, False, methods, pure)
     root = data_root or (None if settings.get("data_root") is None else Path(settings["data_root"]))
     loaded = load_dataset(data or str(settings["data"]), root=root, split=str(identity["split"]))
     network, transform = load_network(
@@ -69,6 +72,7 @@ def open_run(
         architecture=settings.get("architecture"),
         normalisation=settings.get("normalisation"),
         trust_pickle=trust_pickle,
+        denoiser=settings.get("denoiser"),
     )
     if transform is not None:
         loaded = replace(loaded, transform=transform)
@@ -82,4 +86,4 @@ def open_run(
         None if clip is None else (float(clip[0]), float(clip[1])),
         str(identity["against"]),
     )
-    return Opened(network, balls, float(identity["eps"]), bool(identity["search"]), methods)
+    return Opened(network, balls, float(identity["eps"]), bool(identity["search"]), methods, pure)

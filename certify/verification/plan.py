@@ -13,6 +13,7 @@ from certify import __version__
 from certify.rundir import SCHEMA
 from certify.verification.methods import MethodOptions
 from certify.verification.subject import Network, Properties, Subject
+from verify.lipschitz.proofs import LipschitzProofs
 
 KIND = "verify"
 
@@ -34,6 +35,7 @@ class VerifyPlan:
         device: Where bounds by propagation are computed.
         out: Run folder.
         settings: How the run was called; recorded, not part of the identity.
+        lipschitz: Global Lipschitz constants of the network, found once where they are asked for.
     """
 
     network: Network
@@ -48,6 +50,7 @@ class VerifyPlan:
     device: torch.device
     out: Path
     settings: dict[str, Any]
+    lipschitz: LipschitzProofs | None = None
 
     @property
     def radius(self) -> float:

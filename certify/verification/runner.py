@@ -7,6 +7,7 @@ from certify.errors import RunMismatchError
 from certify.files import make_folder
 from certify.journal import Journal
 from certify.rundir import claim_folder
+from certify.verification.alone import decide_alone
 from certify.verification.arrays import write_arrays
 from certify.verification.deciding import Found, decide, misclassified
 from certify.verification.exports import export
@@ -73,6 +74,8 @@ def _answer(plan: VerifyPlan, indices: Sequence[int]) -> list[VerifyRow]:
     if right:
         if plan.search and isinstance(plan.subject, Balls):
             answers = search(plan, plan.subject, right)
+        elif plan.methods.pure:
+            answers = decide_alone(plan, right)
         else:
             answers = decide(plan, right)
         found |= {answer.index: answer for answer in answers}
@@ -90,7 +93,7 @@ def _row(plan: VerifyPlan, found: Found, label: int | None, prediction: int | No
         attack=found.attack,
         seconds=found.seconds + seconds,
         input_sha256=plan.subject.digest(found.index),
-        arrays_sha256=write_arrays(plan.out, found.index, found.certificates, found.counterexample),
+        arrays_sha256=write_arrays(plan.out, found.index, found.certificates, found.counterexample, found.lipschitz),
         device=str(plan.device),
         notes=tuple(found.notes),
     )

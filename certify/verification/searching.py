@@ -6,16 +6,17 @@ from collections.abc import Sequence
 import numpy as np
 from numpy import ndarray
 
-from certify.verification.confirm import confirm_certificate
+from certify.verification.confirm import LipschitzChecker, confirm_certificate
 from certify.verification.deciding import Found
-from certify.verification.methods import build_method
+from certify.verification.methods import LIPSCHITZ, build_method
 from certify.verification.plan import VerifyPlan
 from certify.verification.row import CERTIFICATE, NOTHING, SOLVER, TIMEOUT, UNKNOWN, VERIFIED, Claim
 from certify.verification.subject import Balls
 from smoothing.errors import SmoothingError
 from verify.attack import Attack
 from verify.certificate import Certificate
-from verify.certified_radius import Radii, attack_radius, certified_radius
+from verify.certified_radius import Radii, certified_radius, nearest_attack
+from verify.lipschitz.proofs import margin_at, radius_of
 from verify.result import Guarantee
 
 _SHRINK = (1.0, 1 - 1e-9, 1 - 1e-6, 1 - 1e-3)
@@ -43,6 +44,7 @@ def search(plan: VerifyPlan, subject: Balls, indices: Sequence[int]) -> list[Fou
 
 class _Hunt:
     def __init__(self, plan: VerifyPlan, subject: Balls, indices: Sequence[int]) -> None:
+        self.began = time.perf_counter()
         self.plan, self.subject, self.indices = plan, subject, indices
         self.x = subject.inputs(indices)
         self.labels = np.array([subject.label(index) for index in indices], dtype=np.int64)
@@ -53,12 +55,17 @@ class _Hunt:
         self.name: list[str | None] = [None] * len(indices)
 
     def run(self, name: str) -> None:
+        if name in LIPSCHITZ:
+            self._begin()
+            self._by_constants(name)
+            return
         method = build_method(
             name, self.plan.methods, original=self.subject.network.original, until_sign=True, jobs=self.plan.jobs
         )
         if isinstance(method, Attack):
             self._attack(method)
             return
+        self._begin()
         radii = certified_radius(
             self.subject.network.graph,
             self.x,
@@ -67,8 +74,14 @@ class _Hunt:
             clip=self.subject.clip,
             limit=self.limit,
             labels=self.labels,
-            start=np.minimum(self.best, self.limit),
+            start=None if self.plan.methods.pure else np.minimum(self.best, self.limit),
+            pure=self.plan.methods.pure,
+            budget=self._left(),
         )
+        for note in radii.notes:
+            self._note(f"{name}: {note}")
+        if radii.timed_out:
+            self._note(f"{name}: the time was over; what it had proved by then stands")
         for place in range(len(self.found)):
             if radii.guarantee is Guarantee.SOLVER or name == "milp":
                 self._by_solver(name, place, radii)
@@ -77,12 +90,29 @@ class _Hunt:
 
     def repeat(self, name: str, status: str, note: str) -> None:
         """Say of a method that did not run what the earlier ones have proved."""
-        for place, found in enumerate(self.found):
-            found.notes.append(f"{name}: {note}")
+        self._begin()
+        self._note(f"{name}: {note}")
+        for place in range(len(self.found)):
             self._claim(name, place, status)
 
+    def _begin(self) -> None:
+        """Forget what other methods have proved, where each stands for itself."""
+        if self.plan.methods.pure:
+            self.best = np.zeros(len(self.indices))
+            self.margin, self.name = [None] * len(self.indices), [None] * len(self.indices)
+
+    def _left(self) -> float | None:
+        """Seconds left for all inputs together; None for no limit."""
+        if self.plan.budget is None:
+            return None
+        return max(self.plan.budget * len(self.indices) - (time.perf_counter() - self.began), 1e-3)
+
+    def _note(self, text: str) -> None:
+        for found in self.found:
+            found.notes.append(text)
+
     def _attack(self, attack: Attack) -> None:
-        distances = attack_radius(
+        nearest = nearest_attack(
             self.subject.network.graph,
             self.x,
             self.subject.threat,
@@ -91,10 +121,30 @@ class _Hunt:
             labels=self.labels,
             attack=attack,
         )
-        for found, distance in zip(self.found, distances, strict=True):
+        for found, distance, point in zip(self.found, nearest.distance, nearest.points, strict=True):
             found.attack = attack.name
             found.attack_radius = float(distance) if np.isfinite(distance) else None
-        self.limit = np.minimum(self.limit, distances)
+            found.counterexample = None if point is None else np.asarray(point, dtype=np.float64)
+        self.limit = np.minimum(self.limit, nearest.distance)
+
+    def _by_constants(self, name: str) -> None:
+        """Radii from global Lipschitz constants: the constants are those that the proof's multipliers give again."""
+        proofs = self.plan.lipschitz
+        assert proofs is not None
+        checker = LipschitzChecker(self.subject.network)
+        for place, index in enumerate(self.indices):
+            label = int(self.labels[place])
+            proof = proofs.of(name, label)
+            margins = checker.margins(self.subject.question(index, 0.0), label)
+            # A hair below: another library may sum in another order, and has to find the same proof.
+            radius = min(radius_of(margins, proof.constants) * _SHRINK[1], float(self.limit[place]))
+            if radius > self.best[place]:
+                margin = margin_at(margins, proof.constants, radius)
+                self.best[place], self.margin[place], self.name[place] = radius, margin, name
+                self.found[place].lipschitz[name] = proof.multipliers
+            self._claim(name, place, UNKNOWN)
+        for note in proofs.notes.get(name, ()):
+            self._note(f"{name}: {note}")
 
     def _by_slopes(self, name: str, place: int, radii: Radii) -> None:
         certificate = radii.certificates[place]

@@ -1,6 +1,7 @@
 """From what was asked for to a verification run that is fully decided; everything that can be refused is refused here."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -9,16 +10,17 @@ from torch import nn
 
 from certify.datasets import load_dataset
 from certify.datasets.base import Dataset
-from certify.datasets.selection import select_indices
+from certify.datasets.selection import parse_shard, select_indices
 from certify.errors import DatasetError, ModelError, UsageError
 from certify.models import load_model
-from certify.models.base import transform_text
+from certify.models.base import LoadedModel, transform_text
 from certify.setup import pick_device
 from certify.verification.methods import MethodOptions, check_methods
 from certify.verification.plan import VerifyPlan
 from certify.verification.subject import Balls, Network, Properties, module_network, onnx_network
 from smoothing.threat import Norm
 from verify.ball import Ball
+from verify.lipschitz.proofs import LipschitzProofs
 from verify.vnnlib import read_vnnlib
 
 AGAINST = ("label", "prediction")
@@ -57,6 +59,9 @@ class VerifyOptions:
         normalisation: Normalisation that goes with weights which come without one.
         trust_pickle: Unpickle model files that need it.
         command: The command line, for the record.
+        shard: "i/n" or "auto": part i of n of the chosen inputs, in OUT/shards/i-of-n.
+        denoiser: Folder of a trained denoiser that stands before the model; None for none.
+        environ: Where shard "auto" looks; `os.environ` from the command line.
     """
 
     out: Path
@@ -85,6 +90,9 @@ class VerifyOptions:
     normalisation: str | None = None
     trust_pickle: bool = False
     command: tuple[str, ...] = field(default=())
+    shard: str | None = None
+    denoiser: str | None = None
+    environ: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def one_by_one(self) -> bool:
@@ -117,6 +125,7 @@ def load_network(
     architecture: str | None = None,
     normalisation: str | None = None,
     trust_pickle: bool = False,
+    denoiser: str | None = None,
 ) -> tuple[Network, Any]:
     """Load a model as a network that can be verified; returns it with its image transform (None for none).
 
@@ -127,12 +136,16 @@ def load_network(
         architecture: As in `load_model`.
         normalisation: As in `load_model`.
         trust_pickle: As in `load_model`.
+        denoiser: Folder of a trained denoiser that stands before the model.
 
     Raises:
         ModelError: If the model is no `nn.Module` (a service, a callable): there is nothing to look into.
+        UsageError: If a denoiser is put before an ONNX file, or is none.
     """
     file = spec.removeprefix("onnx:")
     if spec.startswith("onnx:") or (file.endswith(".onnx") and Path(file).is_file()):
+        if denoiser is not None:
+            raise UsageError(f"--denoiser takes a MODEL that is a module, got the ONNX file {file}")
         return onnx_network(Path(file).expanduser(), spec), None
     model = load_model(
         spec,
@@ -146,11 +159,15 @@ def load_network(
         raise ModelError(
             f"verification looks into the network, so that MODEL must be a module or ONNX file, got {spec}"
         )
+    if denoiser is not None:
+        model = _behind(model, denoiser, shape)
     network_shape = shape or model.input_shape
     if network_shape is None:
         raise ModelError(f"the shape of the inputs must be known to translate a network, got {spec} without one")
+    module = model.classifier
+    assert isinstance(module, nn.Module)
     network = module_network(
-        model.classifier,
+        module,
         tuple(network_shape),
         digest=model.digest,
         spec=spec,
@@ -159,6 +176,17 @@ def load_network(
         trained_with=None if model.noise is None else str(model.noise),
     )
     return network, model.transform
+
+
+def _behind(model: LoadedModel, denoiser: str, shape: tuple[int, ...] | None) -> LoadedModel:
+    """Put a denoiser before the model: the pair is one network, verified as one."""
+    from certify.denoising.wrap import CLASSICAL_PREFIX, with_denoiser
+
+    if denoiser.startswith(CLASSICAL_PREFIX):
+        raise UsageError(f"verification looks into the denoiser, which must be a trained network, got {denoiser}")
+    if shape is None:
+        raise UsageError("a denoiser needs images, got a data set whose inputs have no one shape")
+    return with_denoiser(model, denoiser, sigma=None, input_shape=tuple(shape))
 
 
 def _prepare_data(options: VerifyOptions) -> VerifyPlan:
@@ -191,15 +219,22 @@ def _prepare_data(options: VerifyOptions) -> VerifyPlan:
         architecture=options.architecture,
         normalisation=options.normalisation,
         trust_pickle=options.trust_pickle,
+        denoiser=options.denoiser,
     )
     if transform is not None:
         data = replace(data, transform=transform)
-    check_methods(options.methods, network.graph, norm)
-    indices = tuple(
+    check_methods(options.methods, network.graph, norm, search=options.search)
+    selected = tuple(
         select_indices(
             len(data), stride=options.stride, skip=options.skip, maximum=options.maximum, indices=options.indices
         )
     )
+    shard = None if options.shard is None else parse_shard(options.shard, options.environ)[:2]
+    indices = selected if shard is None else selected[shard[0] :: shard[1]]
+    if not indices:
+        raise UsageError(
+            f"the selection leaves no input of the {len(data)} in {data.name}: check --stride, --max, --shard"
+        )
     _check_fit(network, data, indices)
     return VerifyPlan(
         network=network,
@@ -212,9 +247,13 @@ def _prepare_data(options: VerifyOptions) -> VerifyPlan:
         batch=options.batch or (1 if options.one_by_one else 16),
         jobs=options.jobs,
         device=device,
-        out=options.out,
+        out=options.out if shard is None else options.out / "shards" / f"{shard[0]}-of-{shard[1]}",
+        lipschitz=LipschitzProofs(network.graph, options.methods.sdp_solver),
         settings={
             **_settings(options, indices),
+            "selected": list(selected),
+            "shard": None if shard is None else list(shard),
+            "denoiser": options.denoiser,
             "model": options.model,
             "data": options.data,
             "data_root": None if options.data_root is None else str(options.data_root),
@@ -243,7 +282,7 @@ def _check_fit(network: Network, data: Dataset, indices: tuple[int, ...]) -> Non
 def _prepare_file(options: VerifyOptions) -> VerifyPlan:
     if options.onnx is None or options.vnnlib is None:
         raise UsageError("--onnx and --vnnlib must be given together, got one of them")
-    own = ("model", "data", "norm", "eps", "clip")
+    own = ("model", "data", "norm", "eps", "clip", "shard", "denoiser")
     given = [name for name in own if getattr(options, name) is not None] + (["radius"] if options.search else [])
     if given:
         raise UsageError(f"with --vnnlib the file says what is to be proved, got also {', '.join(given)}")

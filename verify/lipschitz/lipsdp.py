@@ -125,6 +125,7 @@ def prove_lipschitz(
     weights: Sequence[Float[ndarray, "_ _"]],
     multipliers: Float[ndarray, " hidden"],
     slopes: tuple[float, float] = SLOPES["relu"],
+    errors: Sequence[float] | None = None,
 ) -> float:
     """Return the smallest L that can be proved from these multipliers, rounded up; infinity if none can.
 
@@ -135,12 +136,16 @@ def prove_lipschitz(
         weights: W_1, ..., W_K.
         multipliers: t, one per hidden unit in order; negative entries are clipped to 0.
         slopes: (a, b).
+        errors: How far each layer's exact matrix may be from the one given, in spectral norm; 0 for all if None. What is
+            proved holds for all networks within that.
     """
     layers = [np.asarray(weight, dtype=np.float64) for weight in weights]
     t = np.maximum(np.asarray(multipliers, dtype=np.float64), 0.0)
     if not np.isfinite(t).all():
         return float("inf")
     negated, error = _negated_matrix(layers, t, slopes)
+    if errors is not None:
+        error += _shifted(layers, t, slopes, errors)
     inputs = layers[0].shape[1]
     hidden = negated[inputs:, inputs:]
     try:
@@ -194,6 +199,28 @@ def _negated_matrix(
     # Every entry is a sum of at most max(height) products of at most four factors, and of four such terms.
     operations = max(layer.shape[0] for layer in layers) + 8
     return (negated + negated.T) / 2, gamma(operations) * float(np.linalg.norm(magnitude))
+
+
+def _shifted(
+    layers: Sequence[Float[ndarray, "_ _"]],
+    t: Float[ndarray, " hidden"],
+    slopes: tuple[float, float],
+    errors: Sequence[float],
+) -> float:
+    """By how much M may change, in spectral norm, while each W_k moves by a matrix of norm at most its error e_k.
+
+    The blocks T W_k move by |T| e_k, a block W^T T W by |T| (2 |W| e + e^2).
+    """
+    a, b = slopes
+    total, offset = 0.0, 0
+    for layer, error in zip(layers[:-1], errors[:-1], strict=True):
+        largest = float(t[offset : offset + layer.shape[0]].max(initial=0.0))
+        offset += layer.shape[0]
+        total += (a + b) * largest * error
+        if a != 0.0:
+            total += 2 * a * b * largest * (2 * float(np.linalg.norm(layer)) + error) * error
+    total += (2 * float(np.linalg.norm(layers[-1])) + errors[-1]) * errors[-1]
+    return total * (1.0 + 1e-9)
 
 
 def _propose(

@@ -32,7 +32,7 @@ def require_memory(needed: int, limit: int | None, what: str) -> None:
     allowed = free_memory() if limit is None else limit
     if needed > allowed:
         raise ProgramTooLargeError(
-            f"{what} must fit into {allowed / 2**20:.0f} MiB of memory, got an estimate of {needed / 2**20:.0f} MiB; "
+            f"{what} must fit into {allowed / 2**20:,.4g} MiB of memory, got an estimate of {needed / 2**20:,.4g} MiB; "
             f"use alpha-crown, which reaches nearly the same bounds, or raise the limit"
         )
 
