@@ -32,6 +32,8 @@ from smoothing.threat import Norm
 LOOK_UPS = 10_000
 
 LEVEL_SETS: tuple[tuple[type[LevelSetLaw], int, dict[str, float]], ...] = (
+    (Exp2, 1, {"k": 1.0, "j": 0.9}),
+    (Pow2, 1, {"k": 2.0, "a": 1.51}),
     (Exp2, 3, {"k": 1.0}),
     (Exp2, 784, {"k": 1.0}),
     (Exp2, 3072, {"k": 1.0}),
@@ -67,12 +69,17 @@ def direct(profile: SphericalProfile, w: float) -> float:
     top = log_density(middle)
     total = quad(lambda y: math.exp(log_density(y) - top), low, high, points=[middle], limit=200)[0]
 
+    def share(v: float) -> float:
+        if d == 1:  # two points
+            return 1.0 if v >= 1 else 0.5 if v > 0 else 0.0
+        return float(betainc((d - 1) / 2, (d - 1) / 2, min(max(v, 0.0), 1.0)))
+
     def chance(t: float, e: float) -> float:
         def integrand(y: float) -> float:
             r = math.exp(y)
             delta = float(profile.log_contraction(np.array(r), np.array(t))[0])
             v = 0.5 + r / (4 * e) * math.expm1(-2 * delta) - e / (4 * r)
-            return math.exp(log_density(y) - top) * float(betainc((d - 1) / 2, (d - 1) / 2, min(max(v, 0.0), 1.0)))
+            return math.exp(log_density(y) - top) * share(v)
 
         return float(quad(integrand, low, high, points=[middle], limit=200)[0]) / total
 
@@ -119,13 +126,15 @@ def growth_of(
     if family is ExpInf:
         return shell
     signs = sign_sum(d)
-    values = [
-        (float(s), math.ldexp(float(m), -200)) for s, m in zip(signs.values, signs.mass, strict=True) if m > 1e-20
-    ]
+    mass = np.ldexp(signs.mass, -200)
+    kept = mass > 1e-20
+    values, mass = signs.values[kept].astype(np.float64), mass[kept]
 
     def mixture(t: float) -> tuple[float, float]:
-        parts = [(s, mass, shell(t / s)) for s, mass in values]
-        return sum(2 * mass * p for _, mass, (p, _) in parts), sum(2 * s * mass * m for s, mass, (_, m) in parts)
+        """Sums over the values of the sum of signs, as arrays of scipy.special; Exp1 has j = 0."""
+        u = (t / (k * values)) ** (k / (k - 1))
+        tail, mean = (gammaincc if k > 1 else gammainc)(np.array([[b], [b + 1 - 1 / k]]), u)
+        return float(mass @ tail), rising * float((values * mass) @ mean)
 
     return mixture
 
@@ -220,7 +229,7 @@ def main() -> None:
             level_set_row(family, dimension, parameters, probes)
     for other, dimension, parameters, norm in INTEGRALS:
         if dimension <= arguments.largest:
-            # The direct way takes minutes for the sums over signs.
+            # The sums over signs take the direct way longest.
             integral_row(other, dimension, parameters, norm, (0.1,) if other is Exp1 else probes)
 
 

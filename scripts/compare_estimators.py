@@ -6,7 +6,7 @@ Runs, on the same images and with the same noise law and alpha:
 
 1. `fixed`, n0 = 100 and n = --n votes per image (--inputs images, evenly spread over the test set),
 2. `sequential`, label-directed, cap --n, on the same images,
-3. `sequential` alone on --more images.
+3. `sequential` alone on --more images (0: left out).
 
 The first two alternate image set by image set (`--parts`), so that both see the same machine. Certified accuracy at the
 radii of the grid is compared input by input: the loss is what fixed certifies and sequential does not. Prints the table as
@@ -100,13 +100,14 @@ def draw(results: dict[str, Any], fixed: list[Any], alone: list[Any], path: Path
         color="#D55E00",
         label=f"sequential, same {len(fixed)} images, {results['sequential']['mean_votes']:,.0f} votes",
     )
-    left.plot(
-        results["radii"],
-        [100 * v for v in results["alone"]["curve"]],
-        "x",
-        color="#009E73",
-        label=f"sequential, {len(alone)} images, {results['alone']['mean_votes']:,.0f} votes",
-    )
+    if "alone" in results:
+        left.plot(
+            results["radii"],
+            [100 * v for v in results["alone"]["curve"]],
+            "x",
+            color="#009E73",
+            label=f"sequential, {len(alone)} images, {results['alone']['mean_votes']:,.0f} votes",
+        )
     left.set_xlabel("l2 radius r (pixels in [0, 1])")
     left.set_ylabel("certified accuracy (%)")
     left.set_ylim(0, 100)
@@ -155,12 +156,14 @@ def main() -> None:
     for part in range(arguments.parts):
         for name in rows:
             rows[name] += run(name, chosen[part :: arguments.parts], arguments, arguments.out / name)
-    alone = run("sequential", spread(total, arguments.more), arguments, arguments.out / "alone")
+    more = spread(total, arguments.more)
+    alone = run("sequential", more, arguments, arguments.out / "alone") if more else []
 
-    radii = [decision.radius for decision in alone[0].certificate.decisions]
+    radii = [decision.radius for decision in rows["sequential"][0].certificate.decisions]
     by_index = {row.index: row for row in rows["sequential"]}
     results: dict[str, Any] = {"radii": radii}
-    for name, found in (*rows.items(), ("alone", alone)):
+    shown = {**rows, "alone": alone} if alone else rows
+    for name, found in shown.items():
         results[name] = {**figures(found), "curve": curve(found, radii)}
     losses = []
     for r in radii:
@@ -179,7 +182,7 @@ def main() -> None:
 
     print(f"| | images | votes per image | median | wall time | {' | '.join(f'r={r:g}' for r in radii)} |")
     print(f"| --- | ---: | ---: | ---: | ---: |{' ---: |' * len(radii)}")
-    for name in ("fixed", "sequential", "alone"):
+    for name in shown:
         f = results[name]
         cells = " | ".join(f"{100 * v:.1f}" for v in f["curve"])
         title = {"alone": "sequential alone"}.get(name, name)
@@ -194,7 +197,7 @@ def main() -> None:
         f"{results['time_ratio']:.1f} times faster; mean loss {mean:.2f} points, largest {worst['points']:.2f} at "
         f"r = {worst['radius']:g}."
     )
-    draw(results, rows["fixed"], alone, arguments.figure)
+    draw(results, rows["fixed"], alone or rows["sequential"], arguments.figure)
     print(f"picture: {arguments.figure}; numbers: {arguments.out / 'comparison.json'}")
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import random
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -229,6 +230,46 @@ def test_changed_canaries_void_what_was_asked_since_the_last_good_check(service:
         service.classify = brightness_class
         assert dict(votes.votes([bad]))[bad].tolist() == [0, 0, 0, 5], "void stays void"
         assert dict(votes.votes([good]))[good][-1] == 0
+
+
+def test_answers_that_come_in_beside_a_bad_check_of_the_canaries_are_void(service: Service) -> None:
+    service.version = None
+    now = [0.0]
+    canaries = Canaries(np.full((1, 8, 8, 1), 200, np.uint8), every=1.0, clock=lambda: now[0])
+    store = MemoryStore()
+    settings = CallSettings(concurrency=4)
+    with source(adapters(service.url)["hf-endpoint"], store, canaries=canaries, settings=settings) as votes:
+        votes.check_canaries()
+        ask = votes._ask
+
+        def slow(images: Any) -> Any:
+            # The first input has been answered by now; the second one is asked while the check is going on.
+            deadline = time.monotonic() + 10
+            while service.billed < 1 + 60 + 2 and time.monotonic() < deadline:
+                time.sleep(0.005)
+            return ask(images)
+
+        def change(number: int, images: Any) -> None:
+            now[0] = 5.0
+            service.classify = lambda images: [0] * len(images)
+
+        votes._ask = slow  # type: ignore[method-assign]
+        service.fault = change
+        requests = [VoteRequest(3, Phase.ESTIMATE, 0, 60), VoteRequest(8, Phase.ESTIMATE, 0, 60)]
+        with pytest.raises(ServiceError, match="2 inputs asked since the last good check are void"):
+            list(votes.votes(requests))
+        service.fault, service.classify = lambda number, images: None, brightness_class
+        votes._ask = ask  # type: ignore[method-assign]
+        assert {key for key in INPUTS if store.find(key)} == {3, 8}
+        assert [counts.tolist() for _, counts in votes.votes(requests)] == [[0, 0, 0, 60]] * 2, "void stays void"
+
+
+def test_labels_that_no_journal_can_hold_are_votes_against_every_class(tmp_path: Path) -> None:
+    request = VoteRequest(3, Phase.ESTIMATE, 0, 4)
+    with Journal(tmp_path, kind="smoothing", write=True) as journal:
+        adapter = LocalCallable(lambda images: ["\ud800"] * len(images))
+        assert count(adapter, [request], store=JournalStore(journal)) == {request: [0, 0, 0, 4]}
+        assert [row.label for row in JournalStore(journal).find(3)] == ["\\ud800"] * 4
 
 
 def test_secrets_reach_the_service_and_nothing_else(service: Service) -> None:
@@ -528,6 +569,20 @@ def test_what_a_killed_process_had_noted_is_moved_into_the_journal(tmp_path: Pat
         store.add(rows[4:])
         assert store.find(3) == rows
         assert not pending.exists()
+
+
+def test_what_another_run_had_noted_is_not_moved_into_the_journal(tmp_path: Path) -> None:
+    rows = [StoredAnswer(3, Phase.ESTIMATE, sample, "1", "v") for sample in range(2)]
+    with Journal(tmp_path, kind="smoothing", write=True) as journal:
+        store = JournalStore(journal)
+        store.note(rows)
+        assert store._pending._file is not None
+        store._pending._file.close()
+    (tmp_path / "journal.sqlite").unlink()
+    with Journal(tmp_path, kind="smoothing", write=True) as journal:
+        with pytest.raises(JournalError, match=r"answers\.pending must hold answers of the journal beside it"):
+            JournalStore(journal)
+        assert not journal.answers(3)
 
 
 def test_an_answer_counts_only_after_it_is_stored(service: Service) -> None:

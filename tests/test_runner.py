@@ -437,7 +437,7 @@ def test_converted_norm_is_marked(folder: Path) -> None:
 def test_certificates_without_a_run_file_are_nobodys(folder: Path) -> None:
     certify(folder, indices="0-2")
     (folder / "run" / "run.json").unlink()
-    with pytest.raises(RunMismatchError, match=r"holds certificates but no run\.json"):
+    with pytest.raises(RunMismatchError, match=r"holds certificates or votes but no run\.json"):
         certify(folder)
 
 

@@ -68,6 +68,23 @@ def test_shards_join_into_the_whole(folder: Path, capsys: pytest.CaptureFixture[
     assert claims(out) == claims(whole)
 
 
+def test_only_the_arrays_that_a_row_names_are_joined(folder: Path) -> None:
+    out = folder / "out"
+    command = [*COMMON, "--eps", "0.02", "--indices", "0,1", "--method", "ibp", "--out", str(out)]
+    for shard in ("0/2", "1/2"):
+        assert main([*command, "--shard", shard]) == 0
+    right = out / "shards" / "1-of-2" / "certificates" / "1.npz"
+    stray = out / "shards" / "0-of-2" / "certificates" / "1.npz"
+    stray.write_bytes(b"left by a kill before its row was written")
+    merge_shards(out)
+    assert (out / "certificates" / "1.npz").read_bytes() == right.read_bytes()
+    assert audit_verification(out).mismatches == ()
+    (out / "certificates" / "1.npz").unlink()
+    right.unlink()
+    with pytest.raises(CertifyError, match="the arrays of input 1 with the sha256 .* must lie in a shard, got none"):
+        merge_shards(out)
+
+
 def test_shards_of_other_runs_are_refused(folder: Path) -> None:
     out, one = folder / "out", [*COMMON, "--indices", "0,1", "--method", "ibp"]
     assert main([*one, "--eps", "0.02", "--out", str(out), "--shard", "0/2"]) == 0

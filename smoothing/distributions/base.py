@@ -164,7 +164,9 @@ class SmoothingDistribution(ABC):
         shape = p.shape
         # numpy turns the results for arrays without axes into scalars; the formulas need not care.
         p, q, rival = (np.atleast_1d(array) for array in (p, q, rival))
-        with np.errstate(invalid="ignore"):  # p = 0 against p_B = 0 may be inf - inf; the next line gives it radius 0
+        # Formulas are infinite at q = 0 and may overflow next to it; p = 0 against p_B = 0 may be inf - inf, and the next
+        # line gives it radius 0.
+        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
             result = self._two_sided_radius(p, q, rival, norm)
         result = np.where(rival < p, np.maximum(result, 0.0), 0.0)
         return result.reshape(shape) if shape else float(result[0])

@@ -15,7 +15,10 @@ from smoothing.distributions.parameters import checked_dimension, moment_ratio, 
 from smoothing.distributions.sampling import gamma
 from smoothing.distributions.spherical import LevelSetLaw
 from smoothing.radius.special import log_gamma_ratio, lower_gamma
-from smoothing.radius.spherical import Array, SphericalProfile
+from smoothing.radius.spherical import Array, Course, SphericalProfile
+
+_SMALLEST_POWER = -600.0
+"""Logarithm of r^k below which incomplete gamma functions are their leading terms."""
 
 
 @dataclass(frozen=True)
@@ -63,14 +66,21 @@ class Exp2Profile(SphericalProfile):
 
     def cumulative(self, r: Array) -> tuple[Array, Array]:
         """Return both tails of the gamma law."""
-        with np.errstate(over="ignore"):
-            g = r**self.k
-        return np.asarray(lower_gamma(self._shape, g)), np.asarray(gammaincc(self._shape, g), np.float64)
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+            g, power = r**self.k, self.k * np.log(r)
+            # Where r^k has no float64 any more, the first term of the series is the sum.
+            log_below = self._shape * power - math.lgamma(self._shape + 1)
+        tiny = power < _SMALLEST_POWER
+        below = np.where(tiny, np.exp(np.where(tiny, log_below, 0.0)), lower_gamma(self._shape, g))
+        return below, np.where(tiny, -np.expm1(np.where(tiny, log_below, 0.0)), gammaincc(self._shape, g))
 
     def quantile(self, q: float, *, upper: bool) -> float:
         """Return a quantile of |x|."""
         g = float(gammainccinv(self._shape, q) if upper else gammaincinv(self._shape, q))
-        return float(g ** (1 / self.k))
+        # The first term of the series, for a g that is too small for float64.
+        log_first = (math.log(1 - q if upper else q) + math.lgamma(self._shape + 1)) / self._shape
+        log_g = log_first if log_first < _SMALLEST_POWER else math.log(max(g, 1e-300))
+        return math.exp(min(log_g / self.k, 700.0)) if log_g / self.k > -745.0 else 0.0
 
     def mode(self) -> float:
         """Return ((d - j)/k)^(1/k)."""
@@ -84,6 +94,21 @@ class Exp2Profile(SphericalProfile):
             return math.inf
         share = (d - 1) / (d - 1 - j) if j else 1.0
         return k * math.exp(log_gamma_ratio(self._shape, 1 - 1 / k)) * share * (1 + 1e-12)
+
+    def course(self) -> Course | None:
+        """Return how psi' = k r^(k-1) + j / r moves: it only rises for k > 1 and j = 0."""
+        if self.k <= 1:
+            return Course.FALLS
+        return Course.FALLS_THEN_RISES if self.j else None
+
+    def turning_point(self) -> float:
+        """Return (j / (k (k - 1)))^(1/k)."""
+        return float((self.j / (self.k * (self.k - 1))) ** (1 / self.k))
+
+    def drop(self, r: Array, x: Array) -> tuple[Array, Array]:
+        """Return r^k (1 - exp(-k x)) + j x, a sum of positive terms, and its error."""
+        value = -(r**self.k) * np.expm1(-self.k * x) + (self.j * x if self.j else 0.0)
+        return value, 3e-16 * (10 + self.k) * value
 
     def log_contraction(self, r: Array, t: Array) -> tuple[Array, Array]:
         """Return the root of r^k (1 - exp(-k delta)) + j delta = t, without cancellation, and its error."""

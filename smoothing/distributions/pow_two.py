@@ -8,14 +8,17 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from numpy import ndarray
-from scipy.special import betainc, betaincc, betaincinv, betaln
+from scipy.special import betainc, betaincc, betainccinv, betaincinv, betaln
 from torch import Tensor
 
 from smoothing.distributions.parameters import checked_dimension, moment_ratio, require_scale, settle_parameter
 from smoothing.distributions.sampling import beta_prime
 from smoothing.distributions.spherical import LevelSetLaw
 from smoothing.radius.special import log_gamma_ratio
-from smoothing.radius.spherical import Array, SphericalProfile
+from smoothing.radius.spherical import Array, Course, SphericalProfile
+
+_LARGEST_POWER = 600.0
+"""Size of the logarithm of r^k beyond which incomplete beta functions are their leading terms."""
 
 
 @dataclass(frozen=True)
@@ -55,22 +58,33 @@ class Pow2Profile(SphericalProfile):
     def cumulative(self, r: Array) -> tuple[Array, Array]:
         """Return both tails by the regularised incomplete beta function."""
         first, second = self._shapes
-        x = r**self.k
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+            x, power = r**self.k, self.k * np.log(r)
             share, rest = 1 / (1 + 1 / x), 1 / (1 + x)
         # By whichever of the two arguments is small: only that one is known to its last digit.
         below = np.where(share < 0.5, betainc(first, second, share), betaincc(second, first, rest))
         above = np.where(rest < 0.5, betainc(second, first, rest), betaincc(first, second, share))
-        return below, above
+        # Where r^k is beyond float64, the smaller tail is the first term of its series.
+        log_beta = float(betaln(first, second))
+        small, large = power < -_LARGEST_POWER, power > _LARGEST_POWER
+        log_below = np.where(small, first * power, 0.0) - math.log(first) - log_beta
+        log_above = np.where(large, -second * power, 0.0) - math.log(second) - log_beta
+        below = np.where(small, np.exp(log_below), np.where(large, -np.expm1(np.minimum(log_above, 0.0)), below))
+        return below, np.where(large, np.exp(log_above), np.where(small, -np.expm1(np.minimum(log_below, 0.0)), above))
 
     def quantile(self, q: float, *, upper: bool) -> float:
         """Return a quantile of |x|."""
         first, second = self._shapes
-        if upper:
-            rest = float(betaincinv(second, first, q))
-            return ((1 - rest) / rest) ** (1 / self.k) if rest > 0 else math.inf
-        share = float(betaincinv(first, second, q))
-        return (share / (1 - share)) ** (1 / self.k) if share < 1 else math.inf
+        share = float(betainccinv(first, second, q) if upper else betaincinv(first, second, q))
+        # Each from its own inverse, so that neither is rounded to 0 where the other is 1.
+        rest = float(betaincinv(second, first, q) if upper else betainccinv(second, first, q))
+        # The first terms of the series, for tails that float64 does not hold.
+        log_beta = float(betaln(first, second))
+        if upper and (log_odds := -(math.log(q * second) + log_beta) / second) > _LARGEST_POWER:
+            return math.exp(min(log_odds / self.k, 700.0))
+        if not upper and (log_odds := (math.log(q * first) + log_beta) / first) < -_LARGEST_POWER:
+            return math.exp(max(log_odds / self.k, -740.0))
+        return (share / rest) ** (1 / self.k) if rest > 0 else math.exp(700.0)
 
     def mode(self) -> float:
         """Return the r with a k r^k / (1 + r^k) = d."""
@@ -83,6 +97,25 @@ class Pow2Profile(SphericalProfile):
         # B(first + 1 - 1/k, second + 1/k) / B(first, second), whose sums of parameters are a + 1 and a.
         log_ratio = log_gamma_ratio(first, 1 - 1 / k) + log_gamma_ratio(second, 1 / k) - math.log(self.a)
         return self.a * k * math.exp(log_ratio) * (1 + 1e-11)
+
+    def course(self) -> Course:
+        """Return how psi' = a k r^(k-1) / (1 + r^k) moves: its slope has the sign of k - 1 - r^k."""
+        return Course.FALLS if self.k <= 1 else Course.RISES_THEN_FALLS
+
+    def turning_point(self) -> float:
+        """Return (k - 1)^(1/k)."""
+        return float((self.k - 1) ** (1 / self.k))
+
+    def drop(self, r: Array, x: Array) -> tuple[Array, Array]:
+        """Return a log((1 + r^k) / (1 + r^k exp(-k x))) and its error."""
+        power = self.k * np.log(r)
+        near = -self.a * np.log1p(np.expm1(-self.k * x) / (1.0 + np.exp(-power)))
+        first, second = np.logaddexp(0.0, power), np.logaddexp(0.0, power - self.k * x)
+        far = self.k * x > 1
+        value = np.where(far, self.a * (first - second), near)
+        # The error of the power counts with its share in psi.
+        parts = np.where(far, self.a * (first + second) * (1 + np.abs(power)), value * (10 + self.k + np.abs(power)))
+        return value, 1e-15 * parts
 
     def log_contraction(self, r: Array, t: Array) -> tuple[Array, Array]:
         """Return -log(1 + (exp(-t/a) - 1)(1 + r^-k)) / k, without cancellation, and its error."""

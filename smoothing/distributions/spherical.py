@@ -90,7 +90,9 @@ class LevelSetLaw(SphericalLaw):
 
     The relative gap to the exact radius is below 1e-3 for p_A from 0.51 to 1 - 1e-6, and below 1e-2 where the singularity of
     the density at the origin, or its cusp in one or two dimensions, makes probabilities move at a (nearly) infinite rate:
-    Exp2 with j >= d - 2. Closer to 1/2 it tends to that of the linear bound (1/2 - q) / Phi(1/2), which is 0 for a finite
+    Exp2 with j >= d - 2. Where Pow2 has no variance, a close to d / k, radii span dozens of decades, and the gap is up to
+    1e-2 as well (8e-3 for d = 2 or 3, a = d / k + 0.01) unless d = 1. `LevelSetCurve.gaps` states it for every table.
+    Closer to 1/2 it tends to that of the linear bound (1/2 - q) / Phi(1/2), which is 0 for a finite
     Phi(1/2) (for j >= d - 1, where that is infinite, the radius is 0 from some p_A near 1/2 on); from p_A = 1 - 1e-13 on
     the radius no longer grows by more than what composing shifts gives.
     """
@@ -144,7 +146,7 @@ class LevelSetLaw(SphericalLaw):
     def direct_radius(self, q_upper: float, norm: Norm | str) -> LevelSetRadius:
         """Return one radius without the law's table, and its estimate, in input units; remembered while the process lives.
 
-        A second or two of work, where a table takes 5 to 60; `radius` always uses the table, so that it gives one and the
+        A second or two of work, where a table takes 1 to 60; `radius` always uses the table, so that it gives one and the
         same value whatever was asked before, which is never above this one.
 
         Args:

@@ -14,6 +14,7 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -206,40 +207,76 @@ def caps_bounds(
     return np.concatenate([low for low, _ in results]), np.concatenate([high for _, high in results])
 
 
+class _Rows:
+    """A growing matrix: rows of numbers, or one row, whose columns are appended in place."""
+
+    def __init__(self, first: Any) -> None:
+        self.size = 0
+        self._all = np.empty((*first.shape[:-1], 4 * first.shape[-1]), dtype=first.dtype)
+        self.append(first)
+
+    @property
+    def now(self) -> Any:
+        """All columns so far."""
+        return self._all[..., : self.size]
+
+    def append(self, more: Any) -> None:
+        size = self.size + more.shape[-1]
+        if size > self._all.shape[-1]:
+            larger = np.empty((*self._all.shape[:-1], 2 * size), dtype=self._all.dtype)
+            larger[..., : self.size] = self.now
+            self._all = larger
+        self._all[..., self.size : size] = more
+        self.size = size
+
+
 def _batch(profile: SphericalProfile, t: Array, e: Array, tolerance: Array, relative: float) -> tuple[Array, Array]:
     n, edges = len(t), first_edges(profile)
-    job = np.repeat(np.arange(n), len(edges))
-    ends = Caps(profile, t[job], e[job]).points(np.tile(edges, n)).reshape(-1, n, len(edges))
-    left, right = (part.reshape(len(part), -1) for part in (ends[:, :, :-1], ends[:, :, 1:]))
-    job = np.repeat(np.arange(n), len(edges) - 1)
-    low, high = Caps(profile, t[job], e[job]).cells(left, right)
+    count_edges = len(edges)
+    each = np.repeat(np.arange(n), count_edges)
+    points = _Rows(Caps(profile, t[each], e[each]).points(np.tile(edges, n)))
+    # Cells name their ends by columns of the points: halving a cell moves its upper end and appends one cell.
+    start = np.delete(np.arange(n * count_edges), np.arange(1, n + 1) * count_edges - 1)
+    job, left, right = _Rows(each[start]), _Rows(start), _Rows(start + 1)
+    first, last = points.now[:, start], points.now[:, start + 1]
+    low, high = (_Rows(part) for part in Caps(profile, t[each[start]], e[each[start]]).cells(first, last))
+    open_ = np.ones(n, dtype=bool)
     lower, upper = np.zeros(n), np.zeros(n)
     for index in range(_ROUNDS + 1):
-        count = np.bincount(job, minlength=n)
+        jobs, lows, highs = job.now, low.now, high.now
+        count = np.bincount(jobs, minlength=n)
         # A sum of positive numbers, rounded down.
-        total, top = np.bincount(job, low, n) * (1 - (count + 10) * 2.0**-52), np.bincount(job, high, n)
-        open_ = count > 0
+        total, top = np.bincount(jobs, lows, n) * (1 - (count + 10) * 2.0**-52), np.bincount(jobs, highs, n)
         lower[open_], upper[open_] = total[open_], top[open_]
         known, possible = np.minimum(lower, 0.5 - upper), np.minimum(upper, 0.5 - lower)
         # As long as C itself is open, no cell needs to be better than a hundredth of what may come out.
         aim = np.maximum(tolerance, relative * np.maximum(known, 0.01 * possible))
-        finished = upper - lower <= np.maximum(tolerance, relative * known)
-        kept = ~(finished | (count > _MOST_CELLS))[job]
-        job, left, right, low, high = job[kept], left[:, kept], right[:, kept], low[kept], high[kept]
-        if not len(job) or index == _ROUNDS:
-            return lower, upper
-        enough = np.minimum(aim / 1500, 0.5 * (upper - lower) / np.maximum(count, 1))
-        split = (high - low > enough[job]) & (right[_Y] - left[_Y] > 1e-13 * (1 + np.abs(left[_Y])))
-        parent, whole = job[split], ~split
-        middle = Caps(profile, t[parent], e[parent]).points(0.5 * (left[_Y, split] + right[_Y, split]))
-        halves = np.concatenate((left[:, split], middle), axis=1), np.concatenate((middle, right[:, split]), axis=1)
+        open_ &= (upper - lower > np.maximum(tolerance, relative * known)) & (count <= _MOST_CELLS)
+        if not open_.any() or index == _ROUNDS:
+            break
+        enough = np.where(open_, np.minimum(aim / 1500, 0.5 * (upper - lower) / count), np.inf)
+        chosen = np.flatnonzero(highs - lows > enough[jobs])
+        y0, y1 = points.now[_Y, left.now[chosen]], points.now[_Y, right.now[chosen]]
+        wide = y1 - y0 > 1e-13 * (1 + np.abs(y0))
+        chosen, middle = chosen[wide], 0.5 * (y0 + y1)[wide]
+        if not len(chosen):
+            break
+        parent, begin, end = jobs[chosen], left.now[chosen], right.now[chosen]
+        between = np.arange(len(chosen)) + points.size
+        points.append(Caps(profile, t[parent], e[parent]).points(middle))
         parents = np.concatenate((parent, parent))
-        news = Caps(profile, t[parents], e[parents]).cells(*halves)
-        job = np.concatenate((job[whole], parents))
-        left, right = (
-            np.concatenate((old[:, whole], new), axis=1) for old, new in zip((left, right), halves, strict=True)
-        )
-        low, high = (np.concatenate((old[whole], new)) for old, new in zip((low, high), news, strict=True))
+        halves = points.now[:, np.concatenate((begin, between))], points.now[:, np.concatenate((between, end))]
+        more_low, more_high = Caps(profile, t[parents], e[parents]).cells(*halves)
+        half = len(chosen)
+        right.now[chosen], lows[chosen], highs[chosen] = between, more_low[:half], more_high[:half]
+        for rows, more in (
+            (job, parent),
+            (left, between),
+            (right, end),
+            (low, more_low[half:]),
+            (high, more_high[half:]),
+        ):
+            rows.append(more)
     return lower, upper
 
 

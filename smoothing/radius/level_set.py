@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from scipy.special import gammaln
 
 from smoothing.radius.caps import Caps, caps_bounds, quadrature
+from smoothing.radius.line import is_line, line_bounds, line_estimate
 from smoothing.radius.spherical import Array, SphericalProfile
 
 NODE_GAP = 6e-4
@@ -42,8 +43,9 @@ _LEAST_FAILURE = 1e-13
 _INNER = (4e-7, 0.4905)
 """Failure probabilities between which `NODE_GAP` is meant; outside, eight times as much will do."""
 _LEAST_LEAD = 1.5e-4
-_FEW_NODES = 4000
-_MOST_NODES = 9000
+_FEW_NODES, _MOST_NODES = 4000, 9000
+_LINE_NODES = 60_000, 100_000
+"""The same in one dimension, where a node costs some microseconds."""
 _RANGE = (1e-270, 1e270)
 
 
@@ -56,11 +58,14 @@ def failure_bounds(profile: SphericalProfile, e: Array, t: Array, loss: float) -
         t: Logs of the density ratio, not negative, [n].
         loss: Loss to aim at, relative to the smaller of w and 1/2 - w.
     """
-    low, high = caps_bounds(profile, t, e, np.full_like(e, 1e-22), 0.6 * loss)
-    # The second term counts exp(-t) times; at the best t, w is the first term.
-    scale = np.maximum(np.minimum(low, 0.5 - high), 1e-22)
-    allowed = np.minimum(0.4 * loss * scale * np.exp(np.minimum(t, 600.0)), 1e-3)
-    low_there, high_there = caps_bounds(profile, -t, e, allowed)
+    if is_line(profile):
+        low, high, low_there, high_there = line_bounds(profile, t, e)
+    else:
+        low, high = caps_bounds(profile, t, e, np.full_like(e, 1e-22), 0.6 * loss)
+        # The second term counts exp(-t) times; at the best t, w is the first term.
+        scale = np.maximum(np.minimum(low, 0.5 - high), 1e-22)
+        allowed = np.minimum(0.4 * loss * scale * np.exp(np.minimum(t, 600.0)), 1e-3)
+        low_there, high_there = caps_bounds(profile, -t, e, allowed)
     weight = np.exp(-t)
     owed = weight * (0.5 - low_there)
     lower = low - owed - 1e-14 * (low + np.abs(owed))
@@ -104,7 +109,9 @@ def thresholds(profile: SphericalProfile, e: Array, guess: Array) -> Array:
 
 
 def _estimate_caps(profile: SphericalProfile, t: Array, e: Array) -> Array:
-    """Return C(t, e), estimated."""
+    """Return C(t, e), t <= 0, estimated."""
+    if is_line(profile):
+        return line_estimate(profile, -t, e)
     if profile.dimension == 1:  # the share jumps: no quadrature of fixed points sees where
         low, high = caps_bounds(profile, t, e, np.full_like(t, 1e-5))
         return 0.5 * (low + high)
@@ -154,26 +161,32 @@ class LevelSetCurve:
     slope: float
 
     @classmethod
-    def build(cls, profile: SphericalProfile) -> "LevelSetCurve":
-        """Compute the nodes: few at first, then more wherever the loss between neighbours is above what is aimed at."""
+    def build(cls, profile: SphericalProfile, gap: float = NODE_GAP) -> "LevelSetCurve":
+        """Compute the nodes: few at first, then more wherever the loss between neighbours is above what is aimed at.
+
+        Args:
+            profile: The law.
+            gap: Relative loss between neighbouring nodes to aim at; the radii are proved whatever it is.
+        """
         slope = slope_at_half(profile)
         e, w, t = _first_nodes(profile, slope)
+        fair, most_nodes = _LINE_NODES if is_line(profile) else (_FEW_NODES, _MOST_NODES)
         goal = 1.0
         for index in range(12):
             kept = _frontier(w)
             curve = cls(e[kept], w[kept], np.exp(np.minimum(t[kept], 700.0)) * (1 - 1e-14), slope)
             gaps = curve.gaps()
             outside = (curve.w < _INNER[0]) | (np.concatenate(([0.5], curve.w[:-1])) > _INNER[1])
-            excess = gaps / np.where(outside, 8.0 * NODE_GAP, NODE_GAP)
+            excess = gaps / np.where(outside, 8.0 * gap, gap)
             if index < 4:  # what is left to do says what can be done
-                needed, most = float(np.sum(excess[1:])), COARSE_GAP / NODE_GAP
-                few = _FEW_NODES if needed < 1.4 * _FEW_NODES else 0.5 * _FEW_NODES
+                needed, most = float(np.sum(excess[1:])), max(COARSE_GAP / gap, 1.0)
+                few = fair if needed < 1.4 * fair else 0.5 * fair
                 goal = min(max(needed / few, 1.0), most) if slope > 0 else most
             parts = np.ceil(np.minimum(excess / goal, 1e3))
             parts = np.where(parts > 30, 12, np.where(parts > 2, 3, parts)).astype(np.int64)
             parts[0] = 1
             parts[1:][curve.e[1:] <= curve.e[:-1] * (1 + 1e-7)] = 1
-            if len(curve.e) + int(np.sum(parts - 1)) > _MOST_NODES or not np.any(parts > 1):
+            if len(curve.e) + int(np.sum(parts - 1)) > most_nodes or not np.any(parts > 1):
                 break
             new = np.concatenate(
                 [np.geomspace(a, b, n + 1)[1:-1] for a, b, n in zip(curve.e[:-1], curve.e[1:], parts[1:], strict=True)]
@@ -225,7 +238,8 @@ def _first_nodes(profile: SphericalProfile, slope: float) -> tuple[Array, Array,
     """Return e, w and t of nodes far apart, from where the linear bound is good enough to where w is negligible."""
     typical = min(max(profile.quantile(0.5, upper=False) / math.sqrt(profile.dimension), 1e-200), 1e200)
     found: list[tuple[Array, Array, Array]] = []
-    for outwards, step, size in ((True, 1.35, 8), (False, 0.5, 4)):
+    many = 8 if is_line(profile) else 1  # there a node costs next to nothing beside a call
+    for outwards, step, size in ((True, 1.35, 8), (False, 0.5, 4 * many)):
         stride, guess = step, 1.0
         start = typical if outwards else typical * step
         for _ in range(200):

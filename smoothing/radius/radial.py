@@ -128,6 +128,20 @@ def first_shells(log_r: float, d: int, k: float, j: float) -> float:
     return float(np.sum(np.diff(s) / (j / (rest - v) + v / (rest + k - v)))) * (1.0 - 1e-11)
 
 
+def shells_from_above(d: int, k: float, j: float) -> float:
+    """Return an upper bound on R(0) for j > 0, by the sets {|z| <= s} next to the origin.
+
+    They are among the sets that Phi is the supremum over. The score is at least j / s on {|z| <= s}, and with the share
+    F(s) and its density f, s f / F <= d - j (the derivative of log F by log s, which falls with s). So int dp / Phi over
+    shares below F(r) is at most int_0^r (f s / F) / j ds <= (d - j) r / j, and R there is added.
+    """
+    share = 1e-290
+    r = math.exp(float(_lower_quantile((d - j) / k, k, np.array([2.0 * share]))[0])) * (1.0 + 1e-9)
+    reached = 0.5 * float(_lower_gamma((d - j) / k, k, np.array([math.log(r)]))[0]) * (1.0 - 1e-9)
+    upper = exponential_growth(d, k, j).bounds(np.array([min(share, reached)]))[1]
+    return float(upper[0]) + (d - j) / j * r * (1.0 + 1e-9)
+
+
 def _half(thresholds: Array, share: Array, mean: Array, total: float, limit: float | None) -> GrowthIntegral:
     """The sign of the score is fair: half of all probabilities and expectations; in the order of rising shares."""
     kept = np.isfinite(thresholds) & (share > 0) & (mean > 0)

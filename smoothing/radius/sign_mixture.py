@@ -125,3 +125,20 @@ def signed_exponential_growth(dimension: int, k: float) -> GrowthIntegral:
     reached = float(lower_gamma(score.a, np.array(u))) * (1.0 + 1e-10)
     start = float(growth.bounds(np.array([reached]))[0][0])
     return replace(growth, limit=start + first_shells(math.log(u) / k, dimension, k, 0.0) / dimension)
+
+
+def signed_shells_from_above(dimension: int, k: float) -> float:
+    """Return an upper bound on R(0) for k < 1, by sets next to the origin where all signs agree; infinite for d > 900.
+
+    The set {|z| <= s, S = d} has the share F(s) / 2^d, and E[W; |z| <= s] >= k s^(k-1) F(s). With s f / F <= d, the integral
+    of dp / Phi over shares below F(r) / 2^d is at most int_0^r s^-k / k ds = r^(1-k) / (k (1 - k)), and R there is added.
+    """
+    if dimension > 900:  # no share F(r) / 2^d of float64 belongs to a shell near the origin
+        return math.inf
+    a = dimension / k
+    u = float(gammaincinv(a, math.ldexp(1e-285, dimension))) * (1.0 + 1e-9)
+    if not 0.0 < u < math.inf:
+        return math.inf
+    reached = math.ldexp(float(lower_gamma(a, np.array(u))), -dimension) * (1.0 - 1e-9)
+    upper = signed_exponential_growth(dimension, k).bounds(np.array([reached]))[1]
+    return float(upper[0]) + math.exp((1.0 - k) / k * math.log(u)) / (k * (1.0 - k)) * (1.0 + 1e-9)

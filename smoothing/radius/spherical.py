@@ -1,12 +1,21 @@
 """What the level-set method needs to know about a law whose density depends on the Euclidean length only."""
 
 from abc import ABC, abstractmethod
+from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 """float64 of any shape. Not a jaxtyping shape: these functions are called so often that checking it would dominate."""
+
+
+class Course(Enum):
+    """How psi' moves as r grows."""
+
+    FALLS = "falls"
+    RISES_THEN_FALLS = "rises, then falls"
+    FALLS_THEN_RISES = "falls, then rises"
 
 
 class SphericalProfile(ABC):
@@ -74,3 +83,19 @@ class SphericalProfile(ABC):
             # An error of psi moves log s by that over h(s).
             moved = (np.abs(value) + np.abs(t)) / self.growth(np.minimum(r, s))
         return delta, np.where(s > 0, 2e-15 * (4.0 + np.abs(np.log(r)) + moved), 0.0)
+
+    def course(self) -> Course | None:
+        """Return how psi' moves, None (the default) where it does otherwise or is not known; used on the line only."""
+        return None
+
+    def turning_point(self) -> float:
+        """Return the r at which psi' turns, where `course` says that it does, to a relative accuracy of 1e-13."""
+        raise NotImplementedError(f"{type(self).__name__} does not say where psi' turns")
+
+    def drop(self, r: Array, x: Array) -> tuple[Array, Array]:
+        """Return psi(r) - psi(r exp(-x)) for x >= 0, and a bound on its error, r and x being right to a few roundings.
+
+        The default subtracts; a profile overrides it where the difference is known without cancellation.
+        """
+        first, second = self.potential(r), self.potential(r * np.exp(-x))
+        return first - second, 2e-15 * (np.abs(first) + np.abs(second) + self.growth(r))

@@ -31,7 +31,7 @@ import scipy
 from numpy.typing import NDArray
 
 from smoothing.errors import InvalidArgumentError, SmoothingError
-from smoothing.radius import caps, differential, level_set, signs, special, spherical
+from smoothing.radius import caps, differential, level_set, line, signs, special, spherical
 from smoothing.radius.differential import GrowthIntegral
 from smoothing.radius.level_set import LevelSetCurve
 from smoothing.radius.spherical import SphericalProfile
@@ -106,7 +106,7 @@ def table_header(profile: SphericalProfile) -> str:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise InvalidArgumentError(f"a profile kept on disk must hold numbers, got {field.name}={value!r}")
         values[field.name] = float(value).hex()
-    return _header(kind, values, (level_set, caps, spherical, special, sys.modules[type(profile).__module__]))
+    return _header(kind, values, (level_set, caps, line, spherical, special, sys.modules[type(profile).__module__]))
 
 
 # --- Growth integrals of the differential method ----------------------------------------------------------------------
