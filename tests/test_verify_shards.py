@@ -81,7 +81,7 @@ def test_only_the_arrays_that_a_row_names_are_joined(folder: Path) -> None:
     assert audit_verification(out).mismatches == ()
     (out / "certificates" / "1.npz").unlink()
     right.unlink()
-    with pytest.raises(CertifyError, match="the arrays of input 1 with the sha256 .* must lie in a shard, got none"):
+    with pytest.raises(CertifyError, match=r"the arrays of input 1 with the sha256 .* must lie in a shard, got none"):
         merge_shards(out)
 
 
