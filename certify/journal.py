@@ -7,6 +7,7 @@ after a power cut. One process writes at a time, by a lock file that the operati
 """
 
 import json
+import secrets
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -189,6 +190,13 @@ class Journal:
                 return f"input {index}, phase {phase}, sample {sample} already has an answer"
             seen.add(key)
         return f"cannot write answers to {self.path}: they are no rows of it"
+
+    def token(self) -> str:
+        """Return a random name of this journal, given when first asked for: files beside it say by it whose they are."""
+        with _explained(self.path), self._transaction():
+            self._connection.execute("INSERT OR IGNORE INTO meta VALUES ('token', ?)", (secrets.token_hex(16),))
+            [(found,)] = self._connection.execute("SELECT value FROM meta WHERE key = 'token'").fetchall()
+        return str(found)
 
     def answers(self, index: int) -> list[tuple[Phase, int, str, str | None]]:
         """Return the answers of one input (phase, sample, label, version), by phase and sample.

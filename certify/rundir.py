@@ -168,18 +168,18 @@ def claim_folder(
     Args:
         folder: The run folder.
         config: What the run is, in full.
-        has_rows: Whether the journal holds certificates already.
+        has_rows: Whether the journal holds certificates or votes already.
         extend: Called before `run.json` is replaced where the identities differ in the estimator alone and the caller has
             found (`may_extend`) that the run may be continued; None where it may not.
 
     Raises:
         RunMismatchError: If the folder holds a run of another identity; the message shows the difference. Or if it has
-            certificates, but no `run.json` that says whose they are.
+            certificates or votes, but no `run.json` that says whose they are.
     """
     path = folder / RUN_FILE
     if has_rows and not path.exists():
         raise RunMismatchError(
-            f"{folder} holds certificates but no {RUN_FILE} that says of which run; use another --out"
+            f"{folder} holds certificates or votes but no {RUN_FILE} that says of which run; use another --out"
         )
     if path.exists():
         there = read_config(folder)

@@ -140,7 +140,7 @@ def execute(
             claim_folder(plan.out, config, has_rows=bool(rows), extend=reopen)
             rows = {}
         else:
-            claim_folder(plan.out, config, has_rows=bool(rows))
+            claim_folder(plan.out, config, has_rows=bool(rows or unfinished or journal.count_answers()))
         write_boundaries(plan.out, plan.estimator)
         _check_resumed(plan, rows)
         # An extended run continues all of its inputs, not only those that are asked for now.

@@ -15,7 +15,7 @@ from typing import Any
 from certify.audit.neartie import NearTie, explained
 from certify.errors import UsageError
 
-_TEXT = re.compile(r"(?:([a-z]+):)?(\d+):(\d+)", re.ASCII)
+_TEXT = re.compile(r"(?:([a-z]+):)?(\d{1,15}):(\d{1,15})", re.ASCII)
 
 
 @dataclass(frozen=True)

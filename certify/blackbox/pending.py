@@ -5,7 +5,9 @@ a small file beside it, which the operating system keeps when the process dies; 
 counts for nothing: whoever opens the journal next moves it there first.
 """
 
+import errno
 import json
+import os
 import threading
 from collections.abc import Iterable, Sequence
 from io import FileIO
@@ -21,15 +23,17 @@ FILE_NAME = "answers.pending"
 class Pending:
     """The file of a run folder; for the one process that holds the journal's lock, any thread of it.
 
-    A line is a list of answers `[key, phase, sample, label, version]`, those of one call. The file is there only while it
-    holds an answer that the journal lacks.
+    The first line names the journal. Every other is a list of answers `[key, phase, sample, label, version]`, those of one
+    call. The file is there only while it holds an answer that the journal lacks.
 
     Args:
         folder: The run folder.
+        token: Name of the journal in it, `Journal.token`.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, token: str) -> None:
         self.path = folder / FILE_NAME
+        self._head = json.dumps({"journal": token})
         self._lock = threading.Lock()
         self._file: FileIO | None = None
         self._first: set[StoredAnswer] = set()  # of each line: the journal takes whole lines, all or none
@@ -38,7 +42,8 @@ class Pending:
         """Return what a killed process has left; a line that it did not end is an answer that it did not get.
 
         Raises:
-            JournalError: If the file is there and cannot be read.
+            JournalError: If the file is there and cannot be read, or belongs to another journal: what another run was told
+                of its samples says nothing about those of this one.
         """
         try:
             lines = self.path.read_bytes().split(b"\n")[:-1]
@@ -46,8 +51,13 @@ class Pending:
             return []
         except OSError as error:
             raise JournalError(f"cannot read {self.path}: {error.strerror or error}; make it readable") from None
+        if lines and lines[0] != self._head.encode():
+            raise JournalError(
+                f"{self.path} must hold answers of the journal beside it, got those of another one; move it away, or use "
+                "another --out"
+            )
         rows: list[StoredAnswer] = []
-        for line in lines:
+        for line in lines[1:]:
             try:
                 rows += [
                     StoredAnswer(int(key), Phase(phase), int(sample), str(label), version)
@@ -68,7 +78,11 @@ class Pending:
             try:
                 if self._file is None:
                     self._file = FileIO(self.path, "a")
-                self._file.write(text.encode())
+                    if not self._file.tell():
+                        text = f"{self._head}\n{text}"
+                data = text.encode()
+                if self._file.write(data) != len(data):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             except OSError as error:
                 raise JournalError(
                     f"cannot write to {self.path}: {error.strerror or error}; "

@@ -9,7 +9,7 @@ import asyncio
 import queue
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -51,16 +51,20 @@ class Pipeline:
         caller: Makes one call, with retries.
         store: Where answers are kept.
         loop: The event loop.
+
+    Attributes:
+        unseen: Answers that were stored when a run ended early, and handed on to nobody.
     """
 
     def __init__(self, caller: Caller, store: AnswerStore, loop: asyncio.AbstractEventLoop) -> None:
+        self.unseen: list[StoredAnswer] = []
         self._caller = caller
         self._store = store
         self._loop = loop
         # Noise is drawn by one generator: a thread that an interrupted run has left behind must end before the next draws.
         self._drawing = threading.Lock()
 
-    def run(self, jobs: Iterator[Job]) -> Iterator[list[StoredAnswer]]:
+    def run(self, jobs: Iterator[Job]) -> Generator[list[StoredAnswer], None, None]:
         """Make the calls, store their answers, and hand them on when they are stored.
 
         However this ends, all answers that were obtained are stored.
@@ -95,6 +99,7 @@ class Pipeline:
             left = missing(self._store, [row for part in answered for row in part])
             if left:
                 self._store.add(left)
+                self.unseen += left
 
 
 class _Flight:
@@ -170,8 +175,11 @@ class _Flight:
             finally:
                 self._calling -= 1
             rows = [_row(job, sample, answer) for sample, answer in zip(job.samples, answers, strict=True)]
-            self.answered.append(rows)
-            self._store.note(rows)
+            try:
+                # Before it is offered: noted after it was stored, it would stay in the file of what is not.
+                self._store.note(rows)
+            finally:
+                self.answered.append(rows)
             self._offer()
         ready.put_nowait(None)  # for the next of the workers
 
@@ -192,7 +200,13 @@ class _Flight:
 
 
 def _row(job: Job, sample: int, answer: Answer) -> StoredAnswer:
-    return StoredAnswer(job.index, job.phase, sample, answer.label or "", answer.version)
+    version = None if answer.version is None else _storable(answer.version)
+    return StoredAnswer(job.index, job.phase, sample, _storable(answer.label or ""), version)
+
+
+def _storable(text: str) -> str:
+    """Return text that UTF-8 can hold: JSON may carry halves of characters, which no label of a mapping has."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 async def _settled() -> None:

@@ -12,7 +12,8 @@ Rules that keep the certificates proofs, enforced here:
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -165,20 +166,22 @@ class ServiceVotes:
         if self.canaries is None:
             yield from self._release(held)
             held = []
-        for rows in self._pipeline.run(jobs):
-            for row in rows:
-                self._unchecked.add(row.key)
-                for entry in by_key[row.key, row.phase]:
-                    if entry.request.start <= row.sample < entry.request.stop:
-                        entry.labels[row.sample] = row
-                        if entry.complete:
-                            held.append(entry)
-            if self.progress is not None:
-                self.progress(len(rows))
-            if self.canaries is None or self.canaries.due:
-                self._watch()
-                yield from self._release(held)
-                held = []
+        # Closed by name: an error's traceback would keep them going.
+        with closing(self._pipeline.run(jobs)) as calls:
+            for rows in calls:
+                for row in rows:
+                    self._unchecked.add(row.key)
+                    for entry in by_key[row.key, row.phase]:
+                        if entry.request.start <= row.sample < entry.request.stop:
+                            entry.labels[row.sample] = row
+                            if entry.complete:
+                                held.append(entry)
+                if self.progress is not None:
+                    self.progress(len(rows))
+                if self.canaries is None or self.canaries.due:
+                    self._watch(calls)
+                    yield from self._release(held)
+                    held = []
         self._watch()
         yield from self._release(held)
 
@@ -223,8 +226,11 @@ class ServiceVotes:
         with torch.inference_mode():
             return quantize(self.before(x))
 
-    def _watch(self) -> None:
+    def _watch(self, calls: Generator[Any, None, None] | None = None) -> None:
         """Check the canaries; void what was asked since the last good check if they have changed.
+
+        Args:
+            calls: The calls in flight, which a bad check ends.
 
         Raises:
             ServiceError: If they have changed.
@@ -237,19 +243,22 @@ class ServiceVotes:
             labels.append(answer.label)
         if self.canaries.compare(labels):
             self._unchecked.clear()
+            self._pipeline.unseen.clear()
             return
-        asked = sorted(self._unchecked)
+        if calls is not None:
+            calls.close()  # stores what was answered during the check, which is void as well
+        asked = sorted(self._unchecked | {row.key for row in self._pipeline.unseen})
         self._unchecked.clear()
-        for index in asked:
-            self._void(index, "the canaries changed")
+        self._void(asked, "the canaries changed")
         raise ServiceError(
             f"the service has changed: its labels of {len(labels)} known images are not those of the first check; "
             f"{len(asked)} inputs asked since the last good check are void; start a new run for the new service"
         )
 
-    def _void(self, index: int, reason: str) -> None:
-        if all(row.version != VOID for row in self.store.find(index)):  # else it is void already
-            self.store.add([StoredAnswer(index, Phase.ATTACK, -1, reason, VOID)])
+    def _void(self, indices: Sequence[int], reason: str) -> None:
+        fresh = [index for index in indices if all(row.version != VOID for row in self.store.find(index))]
+        if fresh:  # all at once: killed in between, some would count where the service changes back
+            self.store.add([StoredAnswer(index, Phase.ATTACK, -1, reason, VOID) for index in fresh])
 
     def _release(self, finished: list[_Pending]) -> Iterator[tuple[VoteRequest, Int64[ndarray, " outcomes"]]]:
         for entry in finished:

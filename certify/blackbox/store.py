@@ -70,7 +70,7 @@ class JournalStore:
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
-        self._pending = Pending(journal.path.parent)
+        self._pending = Pending(journal.path.parent, journal.token())
         self.close()
 
     def note(self, answers: Sequence[StoredAnswer]) -> None:

@@ -1,7 +1,8 @@
 """What is special about joining the shards of a verification: claims instead of votes, and files of arrays."""
 
+import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +30,33 @@ class VerifyJoiner:
         """Copy the arrays that the rows name, and write the exports.
 
         Raises:
-            CertifyError: If a file of arrays cannot be read.
+            CertifyError: If a file of arrays cannot be read, or is in no shard as its row names it.
         """
         rows = tuple(VerifyRow.from_entry(entry) for entry in journal.entries())
-        wanted = {row.index for row in rows if row.arrays_sha256 is not None}
         make_folder(folder / FOLDER)
-        for shard in shards:
-            for index in sorted(wanted):
-                if (path := arrays_path(shard, index)).is_file() and not arrays_path(folder, index).exists():
-                    try:
-                        write_atomically(arrays_path(folder, index), path.read_bytes())
-                    except OSError as error:
-                        raise CertifyError(f"cannot read {path}: {error.strerror or error}") from None
+        places = [folder, *shards]
+        for row in rows:
+            if row.arrays_sha256 is not None:
+                _fetch(row.index, row.arrays_sha256, places)
         export(folder, config, rows)
         return rows
+
+
+def _fetch(index: int, sha256: str, places: Sequence[Path]) -> None:
+    """Copy the arrays of an input to the first place from whichever has them: by content, for two shards may differ."""
+    for place in places:
+        path = arrays_path(place, index)
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise CertifyError(f"cannot read {path}: {error.strerror or error}") from None
+        if hashlib.sha256(data).hexdigest() == sha256:
+            if place != places[0]:
+                write_atomically(arrays_path(places[0], index), data)
+            return
+    raise CertifyError(
+        f"the arrays of input {index} with the sha256 {sha256} that its row names must lie in a shard, got none; verify it "
+        "again in a new folder"
+    )
