@@ -10,6 +10,7 @@ from certify.laws import best_norm
 from certify.training.data import TrainingData
 from smoothing.distributions.base import SmoothingDistribution
 from smoothing.errors import InvalidArgumentError
+from smoothing.estimators import SequentialEstimator, thresholds
 from smoothing.smoothed import SmoothedClassifier
 from smoothing.training.batches import as_inputs
 
@@ -26,7 +27,9 @@ class Selection:
         by: "last" (no selection), "acr" (average certified radius), or a radius as text ("0.5": certified accuracy there).
         every: Epochs between two looks; the last epoch is always looked at.
         images: Held-out images that are certified, at most; the same ones each time.
-        votes: Estimation votes per image; few, since epochs are only compared with each other, on the same noise.
+        votes: Votes per image at most; few, since epochs are only compared with each other, on the same noise. A radius is
+            decided by sequential certification of the image's label, mostly with fewer; ACR, which every vote makes
+            larger, takes a fixed number.
 
     Raises:
         UsageError: If a value is out of range.
@@ -69,17 +72,30 @@ class Selection:
         x = as_inputs(data.held_out_images[:count], torch.device("cpu"))
         labels = data.held_out_labels[:count].tolist()
         smoothed = SmoothedClassifier(model, law, data.source.num_classes, batch_size=512, device=device)
-        certificates = smoothed.certify(
-            x, best_norm(law), _SELECTION_VOTES, self.votes, _ALPHA, seed=seed, indices=range(count)
-        )
+        norm, radius = best_norm(law), self.radius
+        if radius is None:
+            certificates = smoothed.certify(
+                x, norm, _SELECTION_VOTES, self.votes, _ALPHA, seed=seed, indices=range(count)
+            )
+        else:
+            certificates = smoothed.certify(
+                x, norm, seed=seed, estimator=self.estimator(law, radius), indices=range(count), labels=labels
+            )
         right = [
             certificate.radius if certificate.prediction == label else None
             for certificate, label in zip(certificates, labels, strict=True)
         ]
-        radius = self.radius
         if radius is None:
             return sum(value for value in right if value is not None) / count
         return sum(value is not None and value >= radius for value in right) / count
+
+    def estimator(self, law: SmoothingDistribution, radius: float) -> SequentialEstimator:
+        """Return what decides whether an image is certified at the radius.
+
+        Raises:
+            InvalidArgumentError: If the votes cannot reach the radius.
+        """
+        return SequentialEstimator(thresholds(law, best_norm(law), (radius,)), alpha=_ALPHA, cap=self.votes)
 
 
 def check_selection(selection: Selection, law: SmoothingDistribution, held_out: float) -> None:
@@ -100,3 +116,4 @@ def check_selection(selection: Selection, law: SmoothingDistribution, held_out: 
                 f"{selection.votes} votes certify a radius of at most {largest:.3f}, got select={selection.by}; "
                 "use more votes or a smaller radius"
             )
+        selection.estimator(law, radius)
