@@ -195,7 +195,8 @@ def test_stopping_in_the_middle_keeps_every_answer(service: Service) -> None:
     billed = service.billed
     assert count(adapter, store=store) == direct()
     total = sum(request.stop for request in REQUESTS)
-    assert service.billed - billed == total - kept
+    # What was in flight when the loop ended may reach the service's books later.
+    assert total - kept <= service.billed - billed <= total - kept + FAST.concurrency
 
 
 def test_a_change_of_version_voids_the_input(service: Service) -> None:

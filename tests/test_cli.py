@@ -224,7 +224,7 @@ def test_errors_are_messages(
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])
 def test_signals_interrupt_and_the_same_line_resumes(folder: Path, kind: signal.Signals) -> None:
     line = [sys.executable, "-m", "certify", *RUN, "--out", "run", "--no-preflight"]
-    environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "PAUSE": "0.05"}
+    environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "PAUSE": "0.2"}
     process = subprocess.Popen(line, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     config = folder / "run" / "run.json"
