@@ -32,7 +32,7 @@ def require_memory(needed: int, limit: int | None, what: str) -> None:
     allowed = free_memory() if limit is None else limit
     if needed > allowed:
         raise ProgramTooLargeError(
-            f"{what} must fit into {allowed / 2**20:,.4g} MiB of memory, got an estimate of {needed / 2**20:,.4g} MiB; "
+            f"{what} must fit into {_mebibytes(allowed)} of memory, got an estimate of {_mebibytes(needed)}; "
             f"use alpha-crown, which reaches nearly the same bounds, or raise the limit"
         )
 
@@ -48,3 +48,9 @@ def affine_nonzeros(graph: Graph, index: int) -> int:
     if isinstance(op, AvgPool):
         return int(op.index.size)
     return node.size * max(len(node.inputs), 1)
+
+
+def _mebibytes(size: int) -> str:
+    """Small sizes keep their digits: neither an estimate nor a limit reads "0 MiB"."""
+    value = size / 2**20
+    return f"{value:,.0f} MiB" if value >= 10 else f"{value:.3g} MiB"
