@@ -145,7 +145,7 @@ class TestFallingBack:
         assert main([*COMMON, *self.METHODS, *mode, "--out", str(folder / "run"), "--json"]) == 0
         result = json.loads(capsys.readouterr().out)
         notes = " ".join(result["notes"])
-        assert "0.01907 MiB of memory, got an estimate of 0.1" in notes
+        assert "0.0191 MiB of memory, got an estimate of 0.1" in notes
         for method in ("lp-all", "milp"):
             assert f"{method}" in notes
         assert result["verified"] >= 1
