@@ -8,10 +8,11 @@ probability of twice alpha, and shown to fail when the code is broken on purpose
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -189,6 +190,15 @@ def remembered_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """The bound is a pure function of three numbers and is asked for the same ones all the time: compute each once."""
     bound = functools.cache(smoothing.estimators.fixed.failure_upper_bound)
     monkeypatch.setattr(smoothing.estimators.fixed, "failure_upper_bound", bound)
+
+
+@pytest.fixture(autouse=True)
+def unchecked_shapes() -> Iterator[None]:
+    """Thousands of certificates a test: types and shapes at run time, which every other test checks, cost more than the rest."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)
 
 
 # --- The claim --------------------------------------------------------------------------------------------------------
