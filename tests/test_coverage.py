@@ -194,7 +194,7 @@ def remembered_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def unchecked_shapes() -> Iterator[None]:
-    """Thousands of certificates a test: run-time checks of types and shapes, which other tests have, would cost half the time."""
+    """Thousands of certificates a test: run-time checks of types and shapes, which other tests have, would double it."""
     before = jaxtyping.config.jaxtyping_disable
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
