@@ -115,7 +115,7 @@ def draw(rows: list[dict[str, Any]], path: Path, sigmas: list[float]) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9.0, 3.8), layout="constrained")
+    figure = Figure(figsize=(9.0, 4.6), layout="constrained")
     FigureCanvasAgg(figure)
     colours = {name: f"C{i}" for i, name in enumerate(dict.fromkeys(row["network"] for row in rows))}
     for axes, norm in zip(figure.subplots(1, len(NORMS), sharey=True), NORMS, strict=True):
@@ -137,7 +137,8 @@ def draw(rows: list[dict[str, Any]], path: Path, sigmas: list[float]) -> None:
         axes.set(xlabel=f"{norm} radius", ylim=(0, 101), xlim=(0, grid[-1]))
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("certified accuracy (%)")
-    figure.axes[0].legend(fontsize="small")
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize="small", frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=140)
 
