@@ -264,7 +264,7 @@ def test_answers_that_come_in_beside_a_bad_check_of_the_canaries_are_void(servic
         asked = {key for key in INPUTS if store.find(key)}  # 8 too, unless the machine was too slow to ask it in time
         assert 3 in asked
         for request, counts in votes.votes(requests):
-            assert request.key not in asked or counts.tolist() == [0, 0, 0, 60], "void stays void"
+            assert request.index not in asked or counts.tolist() == [0, 0, 0, 60], "void stays void"
 
 
 def test_labels_that_no_journal_can_hold_are_votes_against_every_class(tmp_path: Path) -> None:
