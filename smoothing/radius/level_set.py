@@ -176,7 +176,8 @@ class LevelSetCurve:
             kept = _frontier(w)
             curve = cls(e[kept], w[kept], np.exp(np.minimum(t[kept], 700.0)) * (1 - 1e-14), slope)
             gaps = curve.gaps()
-            outside = (curve.w < _INNER[0]) | (np.concatenate(([0.5], curve.w[:-1])) > _INNER[1])
+            # Only what lies outside as a whole: a look-up within falls back on the node before, wherever that is.
+            outside = (np.concatenate(([0.5], curve.w[:-1])) <= _INNER[0]) | (curve.w >= _INNER[1])
             excess = gaps / np.where(outside, 8.0 * gap, gap)
             if index < 4:  # what is left to do says what can be done
                 needed, most = float(np.sum(excess[1:])), max(COARSE_GAP / gap, 1.0)
