@@ -67,6 +67,7 @@ class Settings:
         n: Estimation votes.
         maximum: Training images for the denoisers; None for all.
         seed: Seed of everything.
+        precision: "fp32" or "bf16": of the denoisers' training, and of what is certified (all methods alike).
     """
 
     out: Path
@@ -82,6 +83,7 @@ class Settings:
     n: int = 10_000
     maximum: int | None = None
     seed: int = 0
+    precision: str = "fp32"
 
 
 RADII = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -153,6 +155,7 @@ def train_denoisers(settings: Settings, plain: Path, surrogates: Sequence[Path])
             learning_rate=2e-3,
             weight_decay=0.0,
             seed=settings.seed,
+            precision=settings.precision,
         ),
         maximum=settings.maximum,
         command=tuple(sys.argv),
@@ -190,6 +193,7 @@ def certify(settings: Settings, method: str, model: Path, denoiser: str | None) 
         parameters=(("sigma", settings.sigma),),
         n=settings.n,
         seed=settings.seed,
+        precision=settings.precision,
         stride=max(1, size // settings.images),
         maximum=settings.images,
         denoiser=denoiser,
@@ -216,7 +220,9 @@ def to_markdown(settings: Settings, sets: dict[str, CertifiedSet]) -> str:
         "",
         f"Certified accuracy (%) at l2 radius r; {settings.data}, {len(sets['none'])} test images, Gaussian noise of sigma "
         f"{settings.sigma:g}, n = {settings.n:,}, alpha = 0.001 per image; classifier {settings.architecture}, denoiser "
-        f"{settings.denoiser}, {settings.denoiser_epochs} epochs each.",
+        f"{settings.denoiser}, {settings.denoiser_epochs} epochs each"
+        + (f" of {settings.maximum:,} images" if settings.maximum else "")
+        + (f"; {settings.precision} throughout." if settings.precision != "fp32" else "."),
         "",
     ]
     return "\n".join(lines)
@@ -291,6 +297,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         value = getattr(usual, name)
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=value, help=f"(default: {value})")
     parser.add_argument("--sigma", type=float, default=usual.sigma, help=f"(default: {usual.sigma})")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default=usual.precision, help="(default: fp32)")
     given = vars(parser.parse_args(arguments))
     figure = given.pop("figure")
     tune_allocator()

@@ -66,6 +66,20 @@ def test_other_levels(method: str, alpha: float) -> None:
     assert boundary.size >= 0.95 * alpha
 
 
+@pytest.mark.parametrize("z", [3.3, 3.4, 3.5, 3.6, 3.75])
+def test_few_failures_are_rejected_at_the_last_look_as_by_a_fixed_sample(z: float) -> None:
+    q0, cap = float(ndtr(-z)), 100_000
+    boundary = spending_boundary(q0, ALPHA, capped_looks(1.05, cap))
+    fixed = int(binom.ppf(ALPHA, cap, q0))
+    fixed -= int(binom.cdf(fixed, cap, q0) > ALPHA)
+    assert size_is_within_alpha(boundary)
+    # Room for early looks is what the fixed sample leaves: where that is next to nothing, one failure is their price.
+    least = fixed if binom.cdf(fixed, cap, q0) < 0.8 * ALPHA else fixed - 1
+    assert least <= boundary.limits[-1] <= fixed
+    assert boundary.first_look is not None
+    assert boundary.first_look < 0.95 * cap
+
+
 @pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("q0", [0.5, 0.3, 0.0625])
 def test_every_path_of_a_small_boundary_counted_by_hand(side: Side, q0: float) -> None:

@@ -69,6 +69,9 @@ def train(
     batch_size: Annotated[int, typer.Option("--batch-size", help="Images in a step.")] = 128,
     lr: Annotated[float, typer.Option("--lr", help="Highest learning rate (Adam).")] = 1e-3,
     schedule: Annotated[str, typer.Option("--schedule", help="onecycle, step or cosine.")] = "onecycle",
+    precision: Annotated[
+        str, typer.Option("--precision", help="fp32, or bf16 (autocast): faster where the hardware has it.")
+    ] = "fp32",
     maximum: Annotated[
         int | None, typer.Option("--max", help="Train on at most this many images.", show_default=False)
     ] = None,
@@ -122,6 +125,7 @@ def train(
                 weight_decay=1e-4,
                 schedule=schedule,
                 seed=seed,
+                precision=precision,
             ),
             maximum=maximum,
             device=pick_device(device),

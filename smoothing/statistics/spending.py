@@ -23,6 +23,12 @@ OTHER_LAST_SHARES = (0.2, 0.3, 0.15, 0.35, 0.1, 0.4)
 ENOUGH = 0.96
 """Share of alpha that a boundary should use."""
 
+FEW = 100.0
+"""Failures expected at the last look, at q0, below which one count more or less at that look is a loss that one can see."""
+FEW_LAST_SHARES = (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8)
+"""Tried there until the last look rejects as many failures as a test with that look alone."""
+_LEAST_BETWEEN = 0.05
+
 
 def spending_boundary(
     q0: float,
@@ -41,6 +47,11 @@ def spending_boundary(
     The limit of a look is the largest for which the probability of having crossed by then, if 1 - p = q0, is within the part
     of alpha released so far: what discreteness leaves unspent at one look is spent at a later one.
 
+    Counts are whole, and where only a few failures are expected, a fixed sample leaves a good part of alpha unused: what 9
+    failures may cost at 23 expected is two thirds of it. There (fewer than `FEW` expected at the last look) the earlier
+    looks live on that unused part as far as possible, and the last look rejects what a fixed sample would: the larger part
+    of what a sequential test loses at high radii is the one failure fewer that its last look allows.
+
     Args:
         q0: Failure probability of the hypothesis, in (0, 1).
         alpha: Level, in (0, 1).
@@ -56,12 +67,29 @@ def spending_boundary(
     """
     steps = Steps(q0, alpha, looks, side)
     best = _spend(q0, alpha, looks, side, steps, first_share, last_share)
+    if side == "below" and looks[-1] * q0 < FEW:
+        return _as_a_fixed_sample(best, steps, first_share)
     for other in OTHER_LAST_SHARES:
         if best.size >= ENOUGH * alpha or first_share + other >= 1.0:
             break
         # Counts are whole: the last look may have no limit that uses what is left. Another share gives it another one.
         candidate = _spend(q0, alpha, looks, side, steps, first_share, other)
         best = max(best, candidate, key=lambda boundary: boundary.size)
+    return best
+
+
+def _as_a_fixed_sample(best: Boundary, steps: Steps, first_share: float) -> Boundary:
+    """Return the boundary that keeps the least for the last look among those with the largest limit there."""
+    q0, alpha, looks = best.q0, best.alpha, best.looks
+    alone = Walk(Steps(q0, alpha, looks[-1:], "below"))
+    alone.advance()
+    most = alone.largest(alpha * (1.0 - SIZE_SLACK))
+    for last_share in FEW_LAST_SHARES:
+        if best.limits[-1] >= most:
+            break
+        first = min(first_share, 1.0 - last_share - _LEAST_BETWEEN)
+        candidate = _spend(q0, alpha, looks, "below", steps, first, last_share)
+        best = max(best, candidate, key=lambda boundary: boundary.limits[-1])
     return best
 
 
