@@ -45,6 +45,7 @@ class Comparison:
         alpha: Error probability per image.
         seed: Seed of training and noise.
         device: Where to run; default: CUDA where there is one.
+        precision: "fp32" or "bf16", of training and of what is certified, for all laws alike.
     """
 
     out: Path
@@ -58,6 +59,7 @@ class Comparison:
     alpha: float = 0.001
     seed: int = 0
     device: str | None = None
+    precision: str = "fp32"
 
     def name(self, law: str, sigma: float) -> str:
         """Return what the folders of one law and sigma are called."""
@@ -103,6 +105,7 @@ def train(comparison: Comparison, law: str, sigma: float) -> str:
             epochs=comparison.epochs,
             seed=comparison.seed,
             device=comparison.device,
+            precision=comparison.precision,
             overwrite=True,
             command=tuple(sys.argv),
         )
@@ -136,6 +139,7 @@ def certify(comparison: Comparison, law: str, sigma: float) -> str:
             alpha=comparison.alpha,
             seed=comparison.seed,
             device=comparison.device,
+            precision=comparison.precision,
             stride=size // comparison.images,
             maximum=comparison.images,
             out=comparison.run(law, sigma),
@@ -210,8 +214,8 @@ def to_markdown(comparison: Comparison, rows: Sequence[EnvelopeRow], radii: Sequ
     caption = (
         f"Certified accuracy (%) at {NORM} radius r, best over sigma (in brackets) at each radius; {comparison.data}, "
         f"{comparison.images} test images, n = {comparison.n:,}, alpha = {comparison.alpha:g} per image, architecture "
-        f"{comparison.architecture or 'by data set'}, {comparison.epochs} epochs of training, sigmas {sigmas}. Choosing the "
-        "best sigma after the fact is optimistic, equally so for all laws."
+        f"{comparison.architecture or 'by data set'}, {comparison.epochs} epochs of training, "
+        f"{comparison.precision}, sigmas {sigmas}. Choosing the best sigma after the fact is optimistic, equally so for all laws."
     )
     return "\n".join([*lines, "", caption, ""])
 
@@ -309,6 +313,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--alpha", type=float, default=usual.alpha, help=f"per image (default: {usual.alpha})")
     parser.add_argument("--seed", type=int, default=usual.seed)
     parser.add_argument("--device", help="cpu or cuda")
+    parser.add_argument(
+        "--precision", choices=("fp32", "bf16"), default=usual.precision, help=f"(default: {usual.precision})"
+    )
     given = vars(parser.parse_args(arguments))
     figure = given.pop("figure")
     given["sigmas"] = tuple(given["sigmas"])
