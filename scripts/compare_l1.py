@@ -215,7 +215,8 @@ def to_markdown(comparison: Comparison, rows: Sequence[EnvelopeRow], radii: Sequ
         f"Certified accuracy (%) at {NORM} radius r, best over sigma (in brackets) at each radius; {comparison.data}, "
         f"{comparison.images} test images, n = {comparison.n:,}, alpha = {comparison.alpha:g} per image, architecture "
         f"{comparison.architecture or 'by data set'}, {comparison.epochs} epochs of training, "
-        f"{comparison.precision}, sigmas {sigmas}. Choosing the best sigma after the fact is optimistic, equally so for all laws."
+        f"{comparison.precision}, sigmas {sigmas}. Choosing the best sigma after the fact is optimistic, "
+        "equally so for all laws."
     )
     return "\n".join([*lines, "", caption, ""])
 
