@@ -3,6 +3,7 @@
     python scripts/benchmark_sequential.py LOG... [--json FILE] [--csv FILE] [--replicates 16]
     python scripts/benchmark_sequential.py LOG... --single
     python scripts/benchmark_sequential.py --grid
+    python scripts/benchmark_sequential.py --sizes
 
 Of each row of a log, the class probability that its radius implies is taken as the truth (the Clopper-Pearson bound at the
 log's n and alpha, solved for the count); the label of a wrong prediction gets all the rest, the worst case; of an abstention
@@ -18,6 +19,9 @@ ours), and the mean of the rows' own ratios, which the easiest radii raise.
 --grid needs no log: exact expected votes over the floor for one radius, by dynamic programming, for r / sigma in
 {0, .5, 1, 2, 3} and p = Phi(r / sigma + margin), margin in {.1, .2, .5, 1, inf}; without futility, so that nothing is gained
 by giving up.
+
+--sizes needs no log: the error of each boundary at its worst p, over its alpha, by both implementations (the one that built
+it and the one that audits it). Where few failures are expected at the cap, counts are too coarse to use all of alpha.
 """
 
 import argparse
@@ -29,6 +33,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
@@ -51,6 +56,8 @@ from smoothing.estimators import (
 from smoothing.statistics import failure_upper_bound
 from smoothing.statistics.beta_mixture import ville_limit
 from smoothing.statistics.boundary_cache import METHODS, boundary_of
+from smoothing.statistics.boundary_check import verify_boundary
+from smoothing.statistics.crossing import Steps, crossing_probability
 from smoothing.statistics.operating import operation
 from smoothing.statistics.schedule import capped_looks
 
@@ -61,6 +68,7 @@ STEP = 0.25
 ABSTAINED_SHARE = 0.505
 """Above it, an input of a log with n = 100,000 would hardly have been abstained on."""
 GRID_RADII = (0.0, 0.5, 1.0, 2.0, 3.0)
+SIZE_RADII = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.25, 3.5, 3.75)
 GRID_MARGINS = (0.1, 0.2, 0.5, 1.0, math.inf)
 
 
@@ -80,14 +88,42 @@ class Line:
     max_loss: float
 
 
-def log_alpha(log: CertifiedSet, sigma: float, n: int) -> float:
-    """Return the alpha that a log was made with: 0.001, unless its largest radius is beyond what that allows.
+class LogSettings(NamedTuple):
+    """How a log was made: votes per row, its alpha, and how that is known."""
 
-    The four published logs were made with 0.001 (sigma 0.12) and 0.01 (the others); at sigma 1 the radii do not tell.
+    n: int
+    alpha: float
+    origin: str
+
+
+USUAL_SETTINGS = tuple((n, alpha) for n in (100_000, 10_000, 1_000, 1_000_000) for alpha in (0.001, 0.01, 0.05))
+PRINTED = 0.0006
+"""Published logs print radii to three digits."""
+
+
+def log_settings(log: CertifiedSet, sigma: float, n: int | None = None, alpha: float | None = None) -> LogSettings:
+    """Return the n and alpha that a log was made with, as given, or as its largest radius tells.
+
+    Rows in which all votes agree have the radius sigma Phi^-1(alpha^(1/n)): every usual n and alpha has another one. Where
+    no row reaches one, the published settings are assumed: n = 100,000, and alpha = 0.01 for sigma 1 or for radii that 0.001
+    does not allow, else 0.001.
     """
-    reach = sigma * float(-ndtri(failure_upper_bound(0, n, 0.001)))
-    # Radii are printed to three digits.
-    return 0.01 if log.radius.max() > 1.002 * reach or sigma >= 1.0 else 0.001
+    largest = float(log.radius.max())
+    if n is not None and alpha is not None:
+        return LogSettings(n, alpha, "given")
+    for some_n, some_alpha in USUAL_SETTINGS:
+        fits = (n is None or some_n == n) and (alpha is None or some_alpha == alpha)
+        if fits and abs(largest - _reach(sigma, some_n, some_alpha)) <= PRINTED:
+            return LogSettings(some_n, some_alpha, "read off its largest radius")
+    n = 100_000 if n is None else n
+    if alpha is None:
+        alpha = 0.01 if largest > _reach(sigma, n, 0.001) + PRINTED or sigma >= 1.0 else 0.001
+    return LogSettings(n, alpha, "assumed")
+
+
+def _reach(sigma: float, n: int, alpha: float) -> float:
+    """Return the radius that n unanimous votes give."""
+    return sigma * float(-ndtri(failure_upper_bound(0, n, alpha)))
 
 
 def implied_failures(radius: ndarray, sigma: float, n: int, alpha: float) -> Float64[ndarray, " rows"]:
@@ -101,10 +137,11 @@ def implied_failures(radius: ndarray, sigma: float, n: int, alpha: float) -> Flo
     return np.asarray(low / n)
 
 
-def label_failures(log: CertifiedSet, sigma: float, rng: np.random.Generator) -> Float64[ndarray, " rows"]:
+def label_failures(
+    log: CertifiedSet, sigma: float, made: LogSettings, rng: np.random.Generator
+) -> Float64[ndarray, " rows"]:
     """Return 1 - p of each row's label."""
-    alpha = log_alpha(log, sigma, CAP)
-    failures = implied_failures(log.radius, sigma, CAP, alpha)
+    failures = implied_failures(log.radius, sigma, made.n, made.alpha)
     abstained = 1.0 - rng.uniform(0.0, ABSTAINED_SHARE, failures.size)
     return np.where(log.predict == ABSTAINED, abstained, np.where(log.correct, failures, 1.0 - failures))
 
@@ -176,12 +213,18 @@ def shipped(grid: tuple[Threshold, ...], planned: bool) -> dict[str, Estimator]:
 
 
 def replay_log(
-    path: Path, sigma: float, replicates: int, seed: int, radii: Sequence[float] | None = None, only: str | None = None
+    path: Path,
+    sigma: float,
+    replicates: int,
+    seed: int,
+    radii: Sequence[float] | None = None,
+    only: str | None = None,
+    made: LogSettings | None = None,
 ) -> list[Line]:
-    """Return a line per estimator for one log; `radii` is the whole grid unless given."""
+    """Return a line per estimator for one log; `radii` is the whole grid and `made` what the log tells, unless given."""
     rng = np.random.default_rng(seed)
     log = read_log(path)
-    q = label_failures(log, sigma, rng)
+    q = label_failures(log, sigma, made or log_settings(log, sigma), rng)
     if radii is None:
         reach = sigma * float(-ndtri(failure_upper_bound(0, CAP, ALPHA)))
         radii = np.arange(0.0, reach, STEP).tolist()
@@ -234,12 +277,12 @@ def sigma_of(path: Path) -> float:
     return float(found.group(1))
 
 
-def single_radius(path: Path, sigma: float, replicates: int, seed: int) -> list[Line]:
+def single_radius(path: Path, sigma: float, replicates: int, seed: int, made: LogSettings | None = None) -> list[Line]:
     """Return a line per radius of the grid, each tested alone by the default estimator."""
     reach = sigma * float(-ndtri(failure_upper_bound(0, CAP, ALPHA)))
     lines = []
     for radius in np.arange(0.0, reach, STEP).tolist():
-        [_, line] = replay_log(path, sigma, replicates, seed, (radius,), "sequential gse")
+        [_, line] = replay_log(path, sigma, replicates, seed, (radius,), "sequential gse", made)
         lines.append(replace(line, estimator=f"{line.estimator}, r = {radius:g}"))
     return lines
 
@@ -336,6 +379,23 @@ def print_grid() -> dict[str, float]:
     return means
 
 
+def print_sizes() -> dict[str, list[list[float]]]:
+    """Print and return, per method and radius: r / sigma, failures expected at the cap, and the two sizes over alpha."""
+    print("\n| r / sigma | failures expected | " + " | ".join(f"{m} built | {m} audited" for m in METHODS) + " |")
+    print("| --- | --- |" + " --- | --- |" * len(METHODS))
+    looks = capped_looks(1.05, CAP)
+    found: dict[str, list[list[float]]] = {method: [] for method in METHODS}
+    for radius in SIZE_RADII:
+        q0 = float(ndtr(-radius))
+        for method, rows in found.items():
+            boundary = boundary_of(method, q0, ALPHA, looks, "below")
+            built = crossing_probability(Steps(q0, ALPHA, looks, "below"), boundary.limits)
+            rows.append([radius, CAP * q0, built / ALPHA, verify_boundary(boundary) / ALPHA])
+        sizes = " | ".join(f"{rows[-1][2]:.4f} | {rows[-1][3]:.4f}" for rows in found.values())
+        print(f"| {radius:g} | {CAP * q0:,.1f} | {sizes} |", flush=True)
+    return found
+
+
 def print_lines(lines: Sequence[Line]) -> None:
     print("| log | estimator | radii | mean votes | median | times fewer | over the floor | mean loss | max loss |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
@@ -351,31 +411,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("logs", nargs="*", type=Path, metavar="LOG")
     parser.add_argument("--sigma", type=float, help="of all logs; default: from each file's name")
+    parser.add_argument("--log-n", type=int, help="votes per row of the logs; default: what the largest radius tells")
+    parser.add_argument("--log-alpha", type=float, help="alpha of the logs; default: what the largest radius tells")
     parser.add_argument("--replicates", type=int, default=4, help="votes of every input drawn so many times")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", help="this estimator only, by its name in the table")
     parser.add_argument("--single", action="store_true", help="every radius alone instead of the whole curve")
     parser.add_argument("--grid", action="store_true", help="print the ratio to the floor over margins, exact")
+    parser.add_argument("--sizes", action="store_true", help="print the error of each boundary over its alpha, exact")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--csv", type=Path, metavar="FILE")
     options = parser.parse_args(arguments)
-    if not options.logs and not options.grid:
-        parser.error("give at least one log, or --grid")
+    if not options.logs and not options.grid and not options.sizes:
+        parser.error("give at least one log, --grid or --sizes")
     lines: list[Line] = []
     for path in options.logs:
         sigma = sigma_of(path) if options.sigma is None else options.sigma
+        made = log_settings(read_log(path), sigma, options.log_n, options.log_alpha)
+        print(f"{path.name}: n = {made.n:,}, alpha = {made.alpha:g} ({made.origin})", file=sys.stderr, flush=True)
         if options.single:
-            lines += single_radius(path, sigma, options.replicates, options.seed)
+            lines += single_radius(path, sigma, options.replicates, options.seed, made)
         else:
-            lines += replay_log(path, sigma, options.replicates, options.seed, None, options.only)
+            lines += replay_log(path, sigma, options.replicates, options.seed, None, options.only, made)
     if lines:
         print_lines(lines)
     summary = averages(lines) if options.single else []
     if summary:
         print_averages(summary)
     means = print_grid() if options.grid else {}
+    sizes = print_sizes() if options.sizes else {}
     if options.json is not None:
         found = {"lines": [asdict(line) for line in lines], "averages": [asdict(x) for x in summary], "grid": means}
+        found["sizes"] = sizes
         options.json.write_text(json.dumps(found, indent=1))
     if options.csv is not None and lines:
         with options.csv.open("w", newline="", encoding="utf-8") as file:

@@ -22,6 +22,7 @@ from statsmodels.stats.proportion import proportion_confint
 from torch import Tensor
 
 import smoothing.estimators.fixed
+import smoothing.integer.source
 import smoothing.noise
 import smoothing.votes
 from smoothing import Gaussian, Laplace, Phase, SmoothedClassifier, SmoothingDistribution, Uniform
@@ -265,6 +266,31 @@ def test_doubled_alpha_is_noticed_in_the_mean_radius(monkeypatch: pytest.MonkeyP
 def test_reused_selection_votes_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(smoothing.noise._PHASES, Phase.ESTIMATE, smoothing.noise._PHASES[Phase.SELECT])
     outcome = boundary(0.05)
+    with pytest.raises(AssertionError, match="above the truth"):
+        check_coverage(outcome, 0.05)
+
+
+def integer_boundary(alpha: float) -> Outcome:
+    """The same with integer noise: the tie of a symmetric law goes to a third class, so that no class has a majority."""
+    number = torch.arange(2000)
+    images = torch.stack([torch.full_like(number, 100), number % 256, number // 256], 1) / 255
+
+    def side(x: Tensor) -> Tensor:
+        steps = (255 * x[:, 0]).round()
+        return torch.where(steps > 100, 0, torch.where(steps < 100, 1, 2))
+
+    model = SmoothedClassifier(
+        side, Gaussian((3,), sigma=SIGMA), 3, batch_size=4096, noise_version="philox-int-v1", grid=255
+    )
+    certificates = model.certify(images, n0=119, n=119, alpha=alpha, indices=range(2000))
+    return Outcome(np.array([certificate.radius for certificate in certificates]), np.zeros(2000))
+
+
+def test_reused_selection_votes_of_integer_noise_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_coverage(integer_boundary(0.05), 0.05)
+    phases = smoothing.integer.source.PHASES
+    monkeypatch.setitem(phases, Phase.ESTIMATE, phases[Phase.SELECT])
+    outcome = integer_boundary(0.05)
     with pytest.raises(AssertionError, match="above the truth"):
         check_coverage(outcome, 0.05)
 

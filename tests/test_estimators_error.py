@@ -8,9 +8,10 @@ found out. Long runs are simulated, with a false alarm of 1e-9 for an estimator 
 import copy
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 
+import jaxtyping
 import numpy as np
 import pytest
 from jaxtyping import Int64
@@ -262,6 +263,31 @@ class OffByOne(SequentialEstimator):
         return CountsChanged(super().start(label), change)
 
 
+class OneVoteTwice(FixedEstimator):
+    """Bounds n votes as if they were n + 1: the last success is counted once more."""
+
+    def start(self, label: int | None = None) -> State:  # type: ignore[override]
+        return VoteTwice(FixedEstimator(self.n0, self.n + 1, self.alpha).start())
+
+
+class VoteTwice(CountsChanged):
+    def __init__(self, state: State) -> None:
+        super().__init__(state, lambda counts: counts)
+        self._selected = 0
+
+    def next_look(self) -> Request | None:
+        wanted = super().next_look()
+        return wanted if wanted is None or wanted.phase is Phase.SELECT else Request(wanted.phase, wanted.n - 1)
+
+    def update(self, phase: Phase, counts: Int64[ndarray, " outcomes"]) -> None:
+        counts = np.array(counts)
+        if phase is Phase.SELECT:
+            self._selected = int(np.argmax(counts))
+        else:
+            counts[self._selected] += 1
+        super().update(phase, counts)
+
+
 class InvalidIsClassZero(SequentialEstimator):
     """Takes votes that are not a number for votes for class 0, as argmax does."""
 
@@ -305,6 +331,13 @@ def test_an_estimator_that_is_right_passes() -> None:
 def test_broken_sequential_estimators_are_found_out(kind: type[SequentialEstimator]) -> None:
     broken = kind(GRID, alpha=0.1, cap=20, futility=0.0, ratio=2.0)
     assert not errors_stay_within_alpha(broken, CORNERS, 0)
+
+
+def test_one_vote_too_many_in_the_bound_is_found_out() -> None:
+    # Corners just beyond what no failure at all proves, of n = 12 and of n = 13: there a bound spends all of alpha.
+    corners = tuple((p, 1.0 - p) for p in (0.1 ** (1 / 12) - 1e-9, 0.1 ** (1 / 13) - 1e-9))
+    assert errors_stay_within_alpha(FixedEstimator(n0=7, n=12, alpha=0.1), corners, None)
+    assert not errors_stay_within_alpha(OneVoteTwice(n0=7, n=12, alpha=0.1), corners, None)
 
 
 def test_invalid_votes_for_class_zero_are_found_out() -> None:
@@ -386,21 +419,46 @@ def test_simulated_coverage_at_the_worst_probability(method: str, radius: int) -
     assert 120 < found < FALSE_ALARM[200_000]
 
 
+RUNS = 20_000
+
+
+@pytest.fixture
+def unchecked_shapes() -> Iterator[None]:
+    """Tens of thousands of whole runs: run-time checks of types and shapes, which other tests have, would double it."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
 @pytest.mark.parametrize(
-    "estimator",
+    ("estimator", "label", "classes"),
     [
-        SequentialEstimator(GRID[:1], cap=300, futility=0.0, ratio=1.5),
-        AnytimeEstimator(GRID[:1], budget=300, ratio=1.5),
+        (SequentialEstimator(GRID[:1], cap=100, futility=0.0, ratio=2.0), 0, 2),
+        (SequentialEstimator(GRID[:1], cap=100, futility=0.0, ratio=2.0, mode="free"), None, 10),
+        (AnytimeEstimator(GRID[:1], budget=100, ratio=2.0, mode="free"), None, 10),
+        (PlannedEstimator(pilot=30, n_max=300, alpha=0.001), 0, 2),
+        (PlannedEstimator(pilot=30, n_max=300, alpha=0.001, mode="free"), None, 10),
+        (FixedEstimator(n0=11, n=119, runner_up=True), None, 3),
     ],
+    ids=lambda value: getattr(value, "name", value),
 )
-def test_simulated_coverage_of_whole_estimators(estimator: Estimator) -> None:
-    rng, false = np.random.default_rng(11), 0
-    for _ in range(2_000):
-        state, seen, n = estimator.start(label=0), 0, 0
+def test_simulated_coverage_of_whole_estimators(estimator: Estimator, label: int | None, classes: int) -> None:
+    """Lemmas A and B at the worst corner, two classes with half of the votes each: whatever is certified there is false."""
+    rng, start, false = np.random.default_rng(classes), estimator.start(label=label), 0
+    known: dict[tuple[int, ...], bool] = {}
+    for _ in range(RUNS):
+        # The same votes lead to the same end: what was tried is looked up.
+        state, path = clone(start), tuple[int, ...]()
+        seen: dict[Phase, Int64[ndarray, " outcomes"]] = {}
         while (look := state.next_look()) is not None:
-            seen, n = seen + int(rng.binomial(look.n - n, 0.5)), look.n
-            state.update(look.phase, np.array([n - seen, seen, 0]))
-        false += state.result().status is Status.CERTIFIED
-    # 2,000 runs at 0.001: 16 or more have probability below 1e-9.
-    assert binom.sf(15, 2_000, 0.001) < 1e-9
-    assert false < 16
+            counts = seen.setdefault(look.phase, np.zeros(classes + 1, dtype=np.int64))
+            counts[0] += (first := int(rng.binomial(extra := look.n - int(counts.sum()), 0.5)))
+            counts[1] += extra - first
+            path += (first,)
+            state.update(look.phase, counts.copy())
+        if path not in known:
+            known[path] = state.result().prediction is not None
+        false += known[path]
+    assert false < FALSE_ALARM[RUNS]

@@ -27,6 +27,7 @@ FEW = 100.0
 """Failures expected at the last look, at q0, below which one count more or less at that look is a loss that one can see."""
 FEW_LAST_SHARES = (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8)
 """Tried there until the last look rejects as many failures as a test with that look alone."""
+FEW_FIRST_SHARES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 _LEAST_BETWEEN = 0.05
 
 
@@ -90,6 +91,13 @@ def _as_a_fixed_sample(best: Boundary, steps: Steps, first_share: float) -> Boun
         first = min(first_share, 1.0 - last_share - _LEAST_BETWEEN)
         candidate = _spend(q0, alpha, looks, "below", steps, first, last_share)
         best = max(best, candidate, key=lambda boundary: boundary.limits[-1])
+    for first in FEW_FIRST_SHARES:
+        if best.size >= ENOUGH * alpha:
+            break
+        # What the last look cannot use is worth most at the first: a unanimous vote is enough there.
+        candidate = _spend(q0, alpha, looks, "below", steps, first, min(LAST_SHARE, 1.0 - first - _LEAST_BETWEEN))
+        if candidate.limits[-1] >= best.limits[-1]:
+            best = max(best, candidate, key=lambda boundary: boundary.size)
     return best
 
 
