@@ -1,12 +1,13 @@
 """Compare sequential certification with a fixed sample size on real images: votes, wall time, and the curve.
 
-    python scripts/compare_estimators.py MODEL --data mnist --data-root DATA --out DIR [--inputs 100] [--more 1000]
+    python scripts/compare_estimators.py MODEL --data mnist --data-root DATA --out DIR [--larger-cap 120000] [--more 1000]
 
 Runs, on the same images and with the same noise law and alpha:
 
 1. `fixed`, n0 = 100 and n = --n votes per image (--inputs images, evenly spread over the test set),
 2. `sequential`, label-directed, cap --n, on the same images,
-3. `sequential` alone on --more images (0: left out).
+3. `sequential` with --larger-cap votes at most, on the same images (0: left out),
+4. `sequential` alone on --more images (0: left out).
 
 The first two alternate image set by image set (`--parts`), so that both see the same machine. Certified accuracy at the
 radii of the grid is compared input by input: the loss is what fixed certifies and sequential does not. Prints the table as
@@ -20,14 +21,14 @@ from pathlib import Path
 from typing import Any
 
 
-def run(name: str, indices: list[int], arguments: argparse.Namespace, out: Path) -> list[Any]:
+def run(name: str, indices: list[int], arguments: argparse.Namespace, out: Path, cap: int | None = None) -> list[Any]:
     """Certify some images with one estimator into one folder; return the rows of these images."""
     from certify.estimators import EstimatorOptions
     from certify.progress import watch
     from certify.runner import execute
     from certify.setup import RunOptions, prepare
 
-    estimator = EstimatorOptions(name) if name == "fixed" else EstimatorOptions(name, cap=str(arguments.n))
+    estimator = EstimatorOptions(name) if name == "fixed" else EstimatorOptions(name, cap=str(cap or arguments.n))
     options = RunOptions(
         model=arguments.model,
         data=arguments.data,
@@ -69,6 +70,29 @@ def figures(rows: list[Any]) -> dict[str, float]:
         "mean_votes": sum(votes) / len(votes),
         "median_votes": votes[len(votes) // 2],
         "seconds": sum(row.seconds for row in rows),
+    }
+
+
+def against_fixed(fixed: list[Any], sequential: list[Any], radii: list[float]) -> dict[str, Any]:
+    """Return what `sequential` loses and saves against `fixed` on the same images."""
+    kept = {row.index: row.radius for row in sequential if row.correct}
+    won = {row.index: row.radius for row in fixed if row.correct}
+    losses = []
+    for r in radii:
+        ours, theirs = ({index for index, radius in rows.items() if radius >= r} for rows in (kept, won))
+        losses.append(
+            {
+                "radius": r,
+                "points": 100 * (len(theirs) - len(ours)) / len(fixed),
+                "inputs_lost": len(theirs - ours),
+                "inputs_gained": len(ours - theirs),
+            }
+        )
+    few, many = figures(sequential), figures(fixed)
+    return {
+        "loss": losses,
+        "votes_ratio": many["mean_votes"] / few["mean_votes"],
+        "time_ratio": many["seconds"] / few["seconds"],
     }
 
 
@@ -134,6 +158,7 @@ def main() -> None:
     parser.add_argument("--sigma", type=float, help="default: the noise that the model was trained with")
     parser.add_argument("--n", type=int, default=100_000)
     parser.add_argument("--inputs", type=int, default=100)
+    parser.add_argument("--larger-cap", type=int, default=0)
     parser.add_argument("--more", type=int, default=1_000)
     parser.add_argument("--parts", type=int, default=4)
     parser.add_argument("--noise-version", default="auto")
@@ -156,27 +181,19 @@ def main() -> None:
     for part in range(arguments.parts):
         for name in rows:
             rows[name] += run(name, chosen[part :: arguments.parts], arguments, arguments.out / name)
+    larger = arguments.larger_cap
+    capped = run("sequential", chosen, arguments, arguments.out / f"cap-{larger}", larger) if larger else []
     more = spread(total, arguments.more)
     alone = run("sequential", more, arguments, arguments.out / "alone") if more else []
 
     radii = [decision.radius for decision in rows["sequential"][0].certificate.decisions]
-    by_index = {row.index: row for row in rows["sequential"]}
     results: dict[str, Any] = {"radii": radii}
-    shown = {**rows, "alone": alone} if alone else rows
+    shown = {**rows, **({"capped": capped} if capped else {}), **({"alone": alone} if alone else {})}
     for name, found in shown.items():
         results[name] = {**figures(found), "curve": curve(found, radii)}
-    losses = []
-    for r in radii:
-        won = sum(row.correct and row.radius >= r for row in rows["fixed"])
-        lost = sum(
-            row.correct and row.radius >= r and not (by_index[row.index].correct and by_index[row.index].radius >= r)
-            for row in rows["fixed"]
-        )
-        kept = sum(row.correct and row.radius >= r for row in rows["sequential"])
-        losses.append({"radius": r, "points": 100 * (won - kept) / len(chosen), "inputs_lost": lost})
-    results["loss"] = losses
-    results["votes_ratio"] = results["fixed"]["mean_votes"] / results["sequential"]["mean_votes"]
-    results["time_ratio"] = results["fixed"]["seconds"] / results["sequential"]["seconds"]
+    for name in ("sequential", "capped"):
+        if name in results:
+            results[name] |= against_fixed(rows["fixed"], shown[name], radii)
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "comparison.json").write_text(json.dumps(results, indent=2) + "\n")
 
@@ -185,18 +202,22 @@ def main() -> None:
     for name in shown:
         f = results[name]
         cells = " | ".join(f"{100 * v:.1f}" for v in f["curve"])
-        title = {"alone": "sequential alone"}.get(name, name)
+        title = {"alone": "sequential alone", "capped": f"sequential, cap {larger:,}"}.get(name, name)
         print(
             f"| {title} | {f['inputs']} | {f['mean_votes']:,.0f} | {f['median_votes']:,.0f} | {f['seconds']:,.1f} s | "
             f"{cells} |"
         )
-    worst = max(losses, key=lambda entry: entry["points"])
-    mean = sum(entry["points"] for entry in losses) / len(losses)
-    print(
-        f"\nOn the same {len(chosen)} images: {results['votes_ratio']:.1f} times fewer votes, "
-        f"{results['time_ratio']:.1f} times faster; mean loss {mean:.2f} points, largest {worst['points']:.2f} at "
-        f"r = {worst['radius']:g}."
-    )
+    print()
+    for name, title in (("sequential", "sequential"), ("capped", f"with a cap of {larger:,}")):
+        if name in results:
+            f = results[name]
+            worst = max(f["loss"], key=lambda entry: entry["points"])
+            mean = sum(entry["points"] for entry in f["loss"]) / len(radii)
+            print(
+                f"On the same {len(chosen)} images, {title}: {f['votes_ratio']:.1f} times fewer votes, "
+                f"{f['time_ratio']:.1f} times faster; mean loss {mean:.2f} points, largest {worst['points']:.2f} at "
+                f"r = {worst['radius']:g}."
+            )
     draw(results, rows["fixed"], alone or rows["sequential"], arguments.figure)
     print(f"picture: {arguments.figure}; numbers: {arguments.out / 'comparison.json'}")
 
