@@ -12,6 +12,9 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import cache
+from itertools import chain, groupby
+from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,13 +27,20 @@ FILE_NAME = "journal.sqlite"
 LOCK_NAME = "journal.lock"
 DONE = "done"
 
+NOT_ASKED = "certify: not asked"
+"""Version of the row of a sample that a service was not asked about, because its input was void already."""
+
+_PHASES = {str(phase): phase for phase in Phase}
+_TOGETHER = 64
+"""Answers that are written by one statement."""
+
 _TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE inputs ("index" INTEGER PRIMARY KEY, status TEXT NOT NULL, payload TEXT NOT NULL);
 CREATE TABLE looks ("index" INTEGER NOT NULL, phase TEXT NOT NULL, n INTEGER NOT NULL, counts TEXT NOT NULL,
                     PRIMARY KEY ("index", phase, n));
 CREATE TABLE answers ("index" INTEGER NOT NULL, phase TEXT NOT NULL, sample INTEGER NOT NULL, label TEXT NOT NULL,
-                      version TEXT, PRIMARY KEY ("index", phase, sample));
+                      version TEXT, PRIMARY KEY ("index", phase, sample)) WITHOUT ROWID;
 """
 
 
@@ -171,12 +181,15 @@ class Journal:
         Raises:
             JournalError: If a sample already has an answer: overwriting would be a choice between votes.
         """
-        rows = [(index, str(phase), sample, label, version) for index, phase, sample, label, version in answers]
+        rows = plain(answers)
         with _explained(self.path):
             try:
                 with self._transaction():
-                    # One statement for all: this is the dearest step between an answer and its vote.
-                    self._connection.executemany("INSERT INTO answers VALUES (?, ?, ?, ?, ?)", rows)
+                    # Many rows a statement: each statement gives the interpreter to the threads that make the calls, and
+                    # then has to wait for it.
+                    for start in range(0, len(rows), _TOGETHER):
+                        part = rows[start : start + _TOGETHER]
+                        self._connection.execute(_insert_answers(len(part)), list(chain.from_iterable(part)))
             except sqlite3.IntegrityError:
                 raise JournalError(self._answered_twice(rows)) from None
 
@@ -209,14 +222,21 @@ class Journal:
                 'SELECT phase, sample, label, version FROM answers WHERE "index" = ? ORDER BY phase, sample', (index,)
             ).fetchall()
         try:
-            return [(Phase(phase), int(sample), str(label), version) for phase, sample, label, version in rows]
-        except ValueError as error:
+            return [(_PHASES[phase], int(sample), str(label), version) for phase, sample, label, version in rows]
+        except (ValueError, KeyError) as error:
             raise JournalError(f"{self.path}: an answer of input {index} is damaged ({error})") from None
+
+    def answer_versions(self, index: int) -> set[str | None]:
+        """Return the versions of the service among the answers of one input."""
+        with _explained(self.path):
+            query = 'SELECT DISTINCT version FROM answers WHERE "index" = ?'
+            return {version for (version,) in self._connection.execute(query, (index,))}
 
     def count_answers(self) -> int:
         """Return how many answers are there, of all inputs: what has been paid for."""
         with _explained(self.path):
-            return int(self._connection.execute("SELECT count(*) FROM answers WHERE sample >= 0").fetchone()[0])
+            query = "SELECT count(*) FROM answers WHERE sample >= 0 AND version IS NOT ?"
+            return int(self._connection.execute(query, (NOT_ASKED,)).fetchone()[0])
 
     def _insert_look(self, index: int, look: Look) -> None:
         counts = json.dumps(look.counts)
@@ -260,6 +280,21 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def plain(answers: Iterable[tuple[int, Phase, int, str, str | None]]) -> list[tuple[int, str, int, str, str | None]]:
+    """Return answers with the names of their phases."""
+    return [
+        (index, name, sample, label, version)
+        for phase, same in groupby(answers, key=itemgetter(1))
+        for name in (str(phase),)
+        for index, _, sample, label, version in same
+    ]
+
+
+@cache
+def _insert_answers(rows: int) -> str:
+    return "INSERT INTO answers VALUES " + ", ".join(["(?, ?, ?, ?, ?)"] * rows)
 
 
 def _acquire(folder: Path) -> Any:

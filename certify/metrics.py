@@ -60,6 +60,7 @@ class CertifiedSet:
         grid: The radii that were decided, where it decides radii; the radius of an input is then one of them.
         cap: Votes per input at most, where it has a cap.
         votes: Votes over all inputs.
+        service: Whether a prediction service gave the votes.
 
     Raises:
         UsageError: If the arrays contradict each other or hold no input.
@@ -91,6 +92,7 @@ class CertifiedSet:
     grid: tuple[float, ...] | None = None
     cap: int | None = None
     votes: int | None = None
+    service: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in ("run", "log"):

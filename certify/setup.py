@@ -23,6 +23,8 @@ from smoothing.noise import check_seed
 from smoothing.noise_table import rebuild_noise
 from smoothing.threat import Norm
 
+_UNTRAINED = "the model does not say that it was trained with noise: expect small radii"
+
 
 @dataclass(frozen=True)
 class RunOptions:
@@ -165,6 +167,9 @@ def prepare(options: RunOptions, environ: dict[str, str]) -> Prepared:
         sigma = settle_law(options, model, data.require_shape())[0].sigma if known else _given(options).get("sigma")
         model = with_denoiser(model, options.denoiser, sigma=sigma, input_shape=data.require_shape())
     law, warnings = settle_law(options, model, data.require_shape())
+    if service is not None:
+        # Nobody but its owner knows how a service was trained.
+        warnings = [warning for warning in warnings if warning != _UNTRAINED]
     selected = select_indices(
         len(data), stride=options.stride, skip=options.skip, maximum=options.maximum, indices=options.indices
     )
@@ -189,6 +194,7 @@ def prepare(options: RunOptions, environ: dict[str, str]) -> Prepared:
         "normalisation": options.normalisation,
         "num_classes": options.num_classes,
         "denoiser": options.denoiser,
+        "service": _service_settings(service),
         "grid": data.grid,
         "model_description": model.description,
         "model_noise": None
@@ -257,6 +263,17 @@ def _service(options: RunOptions, data: Dataset) -> Any:
     return service.behind(options.denoiser, sigma, shape[0])
 
 
+def _service_settings(service: Any) -> dict[str, Any] | None:
+    """Return how a service is asked, as far as a reader of its certificates has to know; None where there is none."""
+    if service is None:
+        return None
+    return {
+        "canaries": service.canaries,
+        "random": service.options.is_random,
+        "from_record": service.options.from_record is not None,
+    }
+
+
 def settle_law(
     options: RunOptions, model: LoadedModel, shape: tuple[int, ...]
 ) -> tuple[SmoothingDistribution, list[str]]:
@@ -283,7 +300,7 @@ def settle_law(
             f"sigma {law.sigma:g} is so small that x + noise is mostly rounding in float32: do not rely on such certificates"
         )
     if trained is None:
-        warnings.append("the model does not say that it was trained with noise: expect small radii")
+        warnings.append(_UNTRAINED)
     else:
         expected = make_law(trained.name, shape, **trained.parameters)
         if expected.identity != law.identity:

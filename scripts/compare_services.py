@@ -2,7 +2,8 @@
 
 Serves one classifier by MLServer (Open Inference Protocol), by LitServe (PNG in JSON) and by ONNX Runtime in this process,
 asks each for the same votes, and compares them sample by sample with PyTorch behind the same clip and 8-bit step. Samples
-that differ must be near-ties: the two largest scores within 1e-5 of the largest score's size.
+that differ must be near-ties: the two largest scores within 1e-5 of the largest score's size. Each of them is listed: its
+input, its number, both labels, and by how much PyTorch's two largest scores differ.
 
     python scripts/compare_services.py --environments ~/.cache/certify-servers
 """
@@ -10,7 +11,8 @@ that differ must be near-ties: the two largest scores within 1e-5 of the largest
 import argparse
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -28,10 +30,28 @@ from smoothing.votes import VoteRequest
 
 NEAR_TIE = 1e-5
 
+Sample = tuple[int, int]
+"""Input and number of the sample."""
+
+
+@dataclass(frozen=True)
+class Vote:
+    """What PyTorch says of one sample.
+
+    Attributes:
+        label: Class number as text.
+        gap: Largest score minus second largest, at least 0.
+        tie: Whether that is so little that another order of sums may turn it around.
+    """
+
+    label: str
+    gap: float
+    tie: bool
+
 
 def ask(
     adapter: Adapter, noise: TorchBlockNoise, images: Mapping[int, torch.Tensor], n: int, classes: int
-) -> dict[tuple[int, int], str]:
+) -> dict[Sample, str]:
     """Return the label of every sample, by (input, sample)."""
     store = MemoryStore()
     settings = CallSettings(concurrency=8)
@@ -44,22 +64,37 @@ def ask(
 
 def directly(
     model: torch.nn.Module, noise: TorchBlockNoise, images: Mapping[int, torch.Tensor], n: int
-) -> tuple[dict[tuple[int, int], str], set[tuple[int, int]]]:
-    """Return PyTorch's labels, and the samples that are near-ties."""
-    labels, ties = {}, set()
+) -> dict[Sample, Vote]:
+    """Return PyTorch's votes."""
+    votes = {}
     for index, image in images.items():
         with torch.inference_mode():
             scores = model(dequantize(quantize(noise.draw(image, index, Phase.ESTIMATE, 0, n))))
         top = scores.topk(2).values
-        close = top[:, 0] - top[:, 1] <= NEAR_TIE * scores.abs().amax(1)
-        for sample, (label, tie) in enumerate(zip(scores.argmax(1).tolist(), close.tolist(), strict=True)):
-            labels[index, sample] = str(label)
-            if tie:
-                ties.add((index, sample))
-    return labels, ties
+        gaps = top[:, 0] - top[:, 1]
+        close = gaps <= NEAR_TIE * scores.abs().amax(1)
+        found = zip(scores.argmax(1).tolist(), gaps.tolist(), close.tolist(), strict=True)
+        for sample, (label, gap, tie) in enumerate(found):
+            votes[index, sample] = Vote(str(label), gap, tie)
+    return votes
 
 
-def main() -> int:
+def differences(expected: Mapping[Sample, Vote], found: Mapping[Sample, str]) -> list[str]:
+    """Return a line for each sample that got another label than PyTorch's, or none; by input and sample."""
+    lines = []
+    for (index, sample), vote in sorted(expected.items()):
+        label = found.get((index, sample))
+        if label != vote.label:
+            said = "no vote" if label is None else f"label {label}" if label else "no label"
+            tie = ", a near-tie" if vote.tie else ""
+            lines.append(
+                f"    input {index}, sample {sample}: {said}, PyTorch {vote.label}; its two largest scores differ by "
+                f"{vote.gap:.3g}{tie}"
+            )
+    return lines
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--environments", type=Path, required=True, help="folder for the servers' environments")
     parser.add_argument("--servers", default="mlserver,litserve", help="which servers, comma separated")
@@ -69,7 +104,7 @@ def main() -> int:
     parser.add_argument("--sigma", type=float, default=0.25)
     parser.add_argument("--inputs", type=int, default=20)
     parser.add_argument("--n", type=int, default=100, help="votes per input")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
 
     torch.set_num_threads(1)
     data = load_dataset(options.data, root=options.data_root)
@@ -78,7 +113,8 @@ def main() -> int:
     noise = TorchBlockNoise(Gaussian(shape, sigma=options.sigma), seed=0)
     indices = range(0, len(data), max(1, len(data) // options.inputs))[: options.inputs]
     images = dict(zip(indices, data.inputs(indices), strict=True))
-    expected, ties = directly(model, noise, images, options.n)
+    expected = directly(model, noise, images, options.n)
+    ties = {key for key, vote in expected.items() if vote.tie}
     print(f"{len(expected)} votes on {len(images)} images of {options.data}; near-ties in PyTorch: {len(ties)}")
     wrong = 0
     with tempfile.TemporaryDirectory() as folder:
@@ -87,16 +123,17 @@ def main() -> int:
 
         def compare(name: str, adapter: Adapter) -> int:
             found = ask(adapter, noise, images, options.n, data.num_classes)
-            differ = {key for key in expected if found.get(key) != expected[key]}
+            differ = {key for key, vote in expected.items() if found.get(key) != vote.label}
             far = differ - ties
             print(
                 f"{name:24} {len(found)} votes, {len(expected) - len(differ)} equal, "
                 f"{len(differ & ties)} near-ties differ, {len(far)} others differ"
             )
+            print("\n".join(differences(expected, found)), end="\n" if differ else "")
             return len(far) + abs(len(found) - len(expected))
 
         wrong += compare("ONNX Runtime in process", LocalCallable(onnx_function(str(path))))
-        for name in options.servers.split(","):
+        for name in filter(None, options.servers.split(",")):
             with running(name, path, options.environments, Path(folder)) as adapter:
                 wrong += compare(name, adapter)
     print("all votes agree" if not wrong else f"{wrong} votes disagree")

@@ -60,19 +60,29 @@ def export_onnx(classifier: torch.nn.Module, shape: tuple[int, ...], path: Path)
         )
 
 
-def small_classifier(sigma: float) -> torch.nn.Module:
-    """Train the small network for `digits` under noise; a few seconds."""
+def small_classifier(
+    sigma: float, data_name: str = "digits", root: Path | None = None, architecture: str = "cnn", examples: int = 5000
+) -> torch.nn.Module:
+    """Train a network under noise, on the first so many training images; a few seconds for the small one of `digits`.
+
+    Args:
+        sigma: Of the Gaussian noise.
+        data_name: Data set.
+        root: Its folder, where it has one.
+        architecture: A key of `ARCHITECTURES`.
+        examples: Training images at most.
+    """
     from certify.datasets import load_dataset
     from certify.models.architectures import build_architecture
     from smoothing import Gaussian
     from smoothing.training import NoiseAugmentation, Trainer, TrainingConfig
 
-    data = load_dataset("digits", split="train")
-    model = build_architecture("cnn", num_classes=data.num_classes, input_shape=data.require_shape())
+    data = load_dataset(data_name, split="train", root=root)
+    model = build_architecture(architecture, num_classes=data.num_classes, input_shape=data.require_shape())
     law = Gaussian(data.require_shape(), sigma=sigma)
     trainer = Trainer(model, law, NoiseAugmentation(), TrainingConfig(epochs=10, batch_size=64, learning_rate=0.05))
-    everything = range(len(data))
-    for _ in trainer.fit(data.inputs(everything), torch.from_numpy(data.labels(everything))):
+    some = range(min(examples, len(data)))
+    for _ in trainer.fit(data.inputs(some), torch.from_numpy(data.labels(some))):
         pass
     return model.eval()
 
@@ -148,7 +158,7 @@ def _litserve(python: Path, model: Path, work: Path, port: int) -> tuple[subproc
     return process, f"{url}/health", adapter
 
 
-def _wait(process: subprocess.Popen[bytes], url: str, log: Path, seconds: float = 120.0) -> None:
+def _wait(process: subprocess.Popen[bytes], url: str, log: Path, seconds: float = 600.0) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if process.poll() is not None:

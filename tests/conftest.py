@@ -15,6 +15,21 @@ import torch
 torch.set_num_threads(1)
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what tests have counted, `record_property("counts", text)`: in whichever process they ran, and if they pass."""
+    reports = [report for outcome in ("passed", "failed") for report in terminalreporter.getreports(outcome)]
+    lines = sorted(
+        f"{report.nodeid.rpartition('::')[2]}: {text}"
+        for report in reports
+        for name, text in report.user_properties
+        if name == "counts"
+    )
+    if lines:
+        terminalreporter.section("counts")
+        for line in lines:
+            terminalreporter.line(line)
+
+
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
     """The folder of real data beside the repository; tests that need it are skipped where it is absent."""

@@ -218,6 +218,31 @@ def test_a_change_of_version_voids_the_input(service: Service) -> None:
     assert first.looks[-1].counts[-1] == third.looks[-1].counts[-1] == 0
 
 
+@pytest.mark.parametrize("kept", ["memory", "journal"])
+def test_a_void_input_is_not_asked_any_more(service: Service, tmp_path: Path, kept: str) -> None:
+    def change(number: int, images: Any) -> None:
+        service.version = "1" if number < 8 else "2"
+
+    service.fault = change
+    adapter = adapters(service.url)["http-json"]
+    with Journal(tmp_path, kind="smoothing", write=True) as journal:
+        store = MemoryStore() if kept == "memory" else JournalStore(journal)
+        first = VoteRequest(3, Phase.ESTIMATE, 0, 10)
+        assert count(adapter, [first], store=store)[first] == [0, 0, 0, 10]
+        assert service.billed == 10
+        more = [VoteRequest(3, Phase.ESTIMATE, 0, 30), VoteRequest(3, Phase.SELECT, 0, 4)]
+        assert count(adapter, more, store=store) == {more[0]: [0, 0, 0, 30], more[1]: [0, 0, 0, 4]}
+        other = VoteRequest(8, Phase.ESTIMATE, 0, 16)
+        assert count(adapter, [other], store=store)[other] == direct()[other], "another input is none the worse"
+        assert service.billed == 10 + 16
+        # One row a vote all the same, from which the audit recounts; what was not asked is not on the bill.
+        assert [(row.phase, row.sample) for row in store.find(3)] == [
+            *((Phase.ESTIMATE, sample) for sample in range(30)),
+            *((Phase.SELECT, sample) for sample in range(4)),
+        ]
+        assert kept == "memory" or journal.count_answers() == service.billed
+
+
 def test_changed_canaries_void_what_was_asked_since_the_last_good_check(service: Service) -> None:
     service.version = None
     adapter = adapters(service.url)["hf-endpoint"]
@@ -544,6 +569,27 @@ def test_answers_in_a_journal(service: Service, tmp_path: Path) -> None:
     with Journal(tmp_path, kind="smoothing", write=True) as journal:
         assert count(adapter, store=JournalStore(journal)) == direct()
     assert service.billed == billed
+
+
+def test_a_journal_of_an_earlier_version_is_continued(service: Service, tmp_path: Path) -> None:
+    adapter = adapters(service.url)["oip"]
+    with Journal(tmp_path, kind="smoothing", write=True) as journal:
+        connection = journal._connection
+        connection.execute("DROP TABLE answers")
+        connection.execute(
+            'CREATE TABLE answers ("index" INTEGER NOT NULL, phase TEXT NOT NULL, sample INTEGER NOT NULL, '
+            'label TEXT NOT NULL, version TEXT, PRIMARY KEY ("index", phase, sample))'
+        )
+        connection.execute("INSERT INTO answers VALUES (3, 'estimate', 2, '', '1')")
+    with Journal(tmp_path, kind="smoothing", write=True) as journal:
+        found = count(adapter, store=JournalStore(journal))
+        assert found[REQUESTS[1]][-1] == 1
+        assert sum(found[REQUESTS[1]]) == 16
+        assert service.billed == sum(request.stop for request in REQUESTS) - 1
+        rows = [(3, Phase.ESTIMATE, 100 + sample, "1", None) for sample in range(200)]
+        with pytest.raises(JournalError, match="phase estimate, sample 100 already has an answer"):
+            journal.record_answers([*rows, rows[0]])
+        assert len(journal.answers(3)) == 20, "all or none"
 
 
 def test_random_faults_give_the_undisturbed_result(service: Service) -> None:

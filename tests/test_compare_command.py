@@ -225,6 +225,8 @@ def test_a_folder_that_is_no_run_is_named(done: Path, folder: Path, capsys: pyte
         said = " ".join(capsys.readouterr().err.split()).replace(" ", "")
         assert f"got{folder / name}:{fault}".replace(" ", "") in said
         assert f"{there}:".replace(" ", "") not in said
+    assert main(["compare", str(folder / "gone"), "--out", str(folder / "out")]) == 2
+    assert f"got{folder / 'gone'}:there is no such folder".replace(" ", "") in "".join(capsys.readouterr().err.split())
     assert main(["compare", str(folder / "one"), str(folder / "two"), "--out", str(folder / "out")]) == 2
     said = capsys.readouterr().err.replace(" ", "").replace("\n", "")
     assert str(folder / "one") + ":there" in said

@@ -1,5 +1,6 @@
 """The Lipschitz route: proofs of semidefiniteness, LipSDP after its repair, radii from margins."""
 
+import importlib
 import itertools
 import warnings
 
@@ -129,6 +130,19 @@ class TestLipSDP:
         rng = np.random.default_rng(15)
         weights = [np.linalg.qr(rng.standard_normal((6, 6)))[0] for _ in range(3)]
         assert 1.0 <= lipsdp(weights, solver="CLARABEL").value < 1 + 1e-6
+
+    def test_units_that_do_not_matter_cost_nothing(self, monkeypatch):
+        """Their multipliers may be exactly zero, from which nothing can be proved: a hair is added, and the rest stands."""
+        weights = dense((6, 5, 5, 3), 19)
+        idle = [weights[0], np.vstack([weights[1], weights[1][:2]]), np.hstack([weights[2], np.zeros((3, 2))])]
+        without = lipsdp(weights, solver="CLARABEL")
+        proposed = np.r_[without.multipliers, 0.0, 0.0]
+        assert np.isinf(prove_lipschitz(idle, proposed))
+        module = importlib.import_module("verify.lipschitz.lipsdp")  # the package's attribute is the function
+        monkeypatch.setattr(module, "_propose", lambda *_: (proposed, 1.0, ""))
+        bound = lipsdp(idle, solver="CLARABEL")
+        assert bound.method == "lipsdp"
+        assert bound.value == pytest.approx(without.value, rel=1e-3)
 
     def test_a_failing_solver_falls_back_and_says_so(self):
         weights = dense((4, 5, 3), 17)

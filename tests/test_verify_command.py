@@ -307,6 +307,11 @@ def _property(path: Path, unsafe: str) -> Path:
         ("(>= Y_0 1.5)", "sat", "counterexample"),
         ("(or (and (>= X_0 0.9) (>= Y_1 1.5)) (and (<= X_0 0.1) (>= Y_0 1.2)))", "unsat", "certificates"),  # two boxes
         ("(or (and (>= X_0 0.9) (>= Y_1 1.5)) (and (<= X_0 0.1) (>= Y_0 1.05)))", "sat", "counterexample"),
+        ("(and (>= X_0 2.0) (>= Y_0 0.0))", "unsat", "no input satisfies"),  # no box at all
+        ("(and (= X_0 0.5) (= X_1 0.5) (<= Y_1 0.0))", "sat", "counterexample"),  # y_1 is 0 there
+        ("(and (= X_0 0.5) (= X_1 0.5) (< Y_1 0.0))", "unknown", "nothing"),  # and not below
+        ("(and (<= X_1 0.0) (> X_1 -1.0) (< X_0 1.0) (>= X_0 1.0) (>= Y_0 1.0))", "unsat", "no input satisfies"),
+        ("(and (> X_0 0.0) (> X_1 0.0) (<= Y_0 0.0))", "unknown", "nothing"),  # only in the corner that does not belong
     ],
 )
 def test_vnnlib_verdicts(
@@ -323,6 +328,48 @@ def test_vnnlib_verdicts(
         assert basis in result["rests_on"]
     assert main(["audit", out]) == 0
     assert "no mismatch" in " ".join(capsys.readouterr().out.split())
+
+
+def test_constraints_that_exclude_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Y_1 >= 0.5 needs x_0 >= 0.5, and then Y_0 > 0.4; each alone can be reached, so that no single row is a proof."""
+    network = _onnx(tmp_path / "net.onnx")
+    command = ["verify", "--onnx", str(network), "--method", "crown,pgd,lp-all,milp", "-q", "--device", "cpu", "--json"]
+    for limit, verdict in ((0.4, "unsat"), (0.6, "sat")):
+        prop = _property(tmp_path / f"{limit}.vnnlib", f"(and (<= Y_0 {limit}) (>= Y_1 0.5))")
+        out = str(tmp_path / str(limit))
+        assert main([*command, "--vnnlib", str(prop), "--out", out]) == 0
+        result = json.loads(capsys.readouterr().out)
+        assert result["verdict"] == verdict
+        assert ("solver" in result["rests_on"]) == (verdict == "unsat")
+        assert main(["audit", out, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["mismatches"] == []
+
+
+def test_the_boxes_of_a_file_share_its_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Half of what is left for each, all of it for the last; nothing is said to be proved when it is spent."""
+    from certify.verification import runner
+
+    boxes = " ".join(f"(and (>= X_0 {i / 4}) (<= X_0 {(i + 1) / 4}) (>= Y_0 9.0))" for i in range(4))
+    network, prop = _onnx(tmp_path / "net.onnx"), _property(tmp_path / "p.vnnlib", f"(or {boxes})")
+    asked: list[float] = []
+    decide = runner.decide
+
+    def slow(plan: Any, indices: Any) -> Any:
+        asked.append(plan.budget)
+        found = decide(plan, indices)
+        found[0].seconds = min(plan.budget, 20.0)
+        return found
+
+    monkeypatch.setattr(runner, "decide", slow)
+    command = ["verify", "--onnx", str(network), "--vnnlib", str(prop), "--method", "ibp", "-q", "--device", "cpu"]
+    for budget, shares in ((64.0, [32.0, 22.0, 12.0, 12.0]), (1e-9, [1e-3] * 4)):
+        asked.clear()
+        out = str(tmp_path / str(budget))
+        assert main([*command, "--budget", str(budget), "--out", out, "--json"]) == 0
+        assert asked == pytest.approx(shares, abs=0.1)
+        assert json.loads(capsys.readouterr().out)["verdict"] == "unsat"
 
 
 def test_a_margin_that_only_the_solver_proves_is_said_to_rest_on_it(

@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 import sqlite3
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from certify.cli import main
 from certify.journal import Journal
 from certify.verification.arrays import arrays_path
 from certify.verification.audit import audit_verification
+from certify.verification.confirm import confirm_certificate
 from certify.verification.row import VerifyRow
 from smoothing.errors import InvalidArgumentError
 from tests.verify_commands import install
@@ -101,6 +103,27 @@ class TestChains:
             moved = (values[k][1] - values[k][0]).numpy() if k is not None else moved
         assert all(0 <= error < 1e-13 for error in chain.errors)
         assert (max(chain.errors) > 0) == (name in ("linear", "norm1d"))  # only these have something to join
+
+    @pytest.mark.parametrize("joined", [False, True])
+    def test_factors_that_are_computed_are_not_taken_to_be_exact(self, joined: bool) -> None:
+        """1 / 9 is no float64: a mean in front, alone or with a layer behind it, is as far off as in exact arithmetic."""
+        net = nn.Sequential(nn.AvgPool2d(3), nn.Flatten(), *([nn.Linear(4, 3)] if joined else []), nn.ReLU())
+        net.append(nn.Linear(3 if joined else 4, 2))
+        chain = dense_chain(trace(net, (1, 6, 6)))
+        layer = [[Fraction(float(v)) for v in row] for row in chain.layers[0]]
+        exact = [[Fraction(int(v != 0), 9) for v in row] for row in dense_chain(trace(net[:2], (1, 6, 6))).layers[0]]
+        if joined:
+            weight = [[Fraction(float(v)) for v in row] for row in net[2].weight.detach().numpy()]
+            columns = list(zip(*exact, strict=True))
+            exact = [[sum(a * b for a, b in zip(row, c, strict=True)) for c in columns] for row in weight]
+        difference = np.array(
+            [[float(a - b) for a, b in zip(*rows, strict=True)] for rows in zip(layer, exact, strict=True)]
+        )
+        assert 0 < np.linalg.norm(difference, 2) <= chain.errors[0] < 1e-13
+        # What is proved pays for it.
+        multipliers = np.full(len(chain.layers[0]), 10.0)
+        proved = [prove_lipschitz(chain.layers, multipliers, chain.slopes, errors) for errors in (None, chain.errors)]
+        assert proved[0] <= proved[1] < math.inf
 
     def test_an_error_of_a_layer_is_paid_for(self) -> None:
         """What is proved with errors holds for every network that is as near as that."""
@@ -207,6 +230,7 @@ class TestRadii:
 
 L2 = ["verify", "tiny_verified:make", "--data", "digits", "--norm", "l2", "--quiet", "--device", "cpu"]
 SEARCH = [*L2, "--eps", "3", "--radius", "--no-clip", "--indices", "0,1"]
+SOLVERS = "sdp-solver must be one of the installed solvers of semidefinite programs, CLARABEL, "
 
 
 def rows(out: Path) -> list[VerifyRow]:
@@ -286,6 +310,9 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("command", "said"),
         [
+            # A misspelt solver, and one that is installed but takes no semidefinite programs.
+            ([*L2, "--eps", "1", "--no-clip", "--radius", "--method", "lipsdp", "--sdp-solver", "NOPE"], SOLVERS),
+            ([*L2, "--eps", "1", "--no-clip", "--radius", "--method", "lipsdp", "--sdp-solver", "HIGHS"], SOLVERS),
             ([*L2, "--eps", "1", "--no-clip", "--method", "lipsdp"], "got norm=l2 without --radius"),
             ([*L2, "--norm", "linf", "--eps", "1", "--no-clip", "--radius", "--method", "spectral"], "got norm=linf"),
         ],
@@ -301,6 +328,29 @@ class TestCommand:
         install(tmp_path, monkeypatch)
         assert main([*command, "--indices", "0", "--out", str(tmp_path / "run")]) == 2
         assert said in " ".join(capsys.readouterr().err.split())
+        assert not (tmp_path / "run").exists()
+
+    def test_a_method_that_breaks_off_speaks_once_of_each_input(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Memory gives out at the second input: the first keeps its claim, the second has one as well."""
+        from certify.verification import searching
+
+        install(tmp_path, monkeypatch)
+        asked: list[int] = []
+
+        def confirm(*arguments: Any) -> Any:
+            asked.append(len(asked))
+            if len(asked) > 1:
+                raise MemoryError
+            return confirm_certificate(*arguments)
+
+        monkeypatch.setattr(searching, "confirm_certificate", confirm)
+        assert main([*SEARCH, "--method", "ibp,crown", "--out", str(tmp_path / "run")]) == 0
+        found = rows(tmp_path / "run")
+        assert [[claim.method for claim in row.claims] for row in found] == [["ibp", "crown"]] * 2
+        assert [row.claims[0].status for row in found] == ["verified", "unknown"]
+        assert audit_verification(tmp_path / "run").mismatches == ()
 
     def test_a_program_that_takes_too_long_is_left_out_with_a_note(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

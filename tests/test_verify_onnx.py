@@ -1,5 +1,6 @@
 """ONNX files become graphs: against onnxruntime, in the spellings of benchmark files, and refused with a reason."""
 
+import gzip
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -141,6 +142,21 @@ def test_all_unsupported_operators_are_named_at_once(tmp_path: Path) -> None:
         load_onnx(save(tmp_path / "bad.onnx", nodes, (1, 3), {}))
     for word in ("Exp", "Softmax", "product of two values"):
         assert word in str(caught.value)
+
+
+def test_packed_files_and_outputs_without_a_shape(tmp_path: Path) -> None:
+    node = helper.make_node
+    nodes = [node("MatMul", ["x", "W"], ["a"]), node("Relu", ["a"], ["y"])]
+    plain = save(tmp_path / "plain.onnx", nodes, (1, 3), {"W": array(3, 2)})
+    model = onnx.load(str(plain))
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    packed = tmp_path / "net.onnx.gz"
+    packed.write_bytes(gzip.compress(model.SerializeToString()))
+    agrees(packed)
+    assert load_onnx(packed).digest == load_onnx(plain).digest
+    packed.write_bytes(packed.read_bytes()[:-9])
+    with pytest.raises(FileFormatError, match=r"net.onnx.gz: is no valid ONNX model"):
+        load_onnx(packed)
 
 
 def test_malformed_files(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """VNN-LIB: the structure of benchmark files, malformed files with line and reason, and the sample instances."""
 
+import gzip
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,35 @@ def test_contradictions_and_trivialities() -> None:
     assert not always.specification.proved(always.specification.values(np.zeros((1, 3)))).any()
 
 
+def test_strict_comparisons() -> None:
+    """A proof is about the closed sets; a point that an open side excludes is no counterexample."""
+    closed, opened = (parse_vnnlib(HEAD + f"(assert ({sign} Y_0 0)) (assert (<= Y_1 1))")[0] for sign in ("<=", "<"))
+    zero, below = np.array([[0.0, 0.0, 5.0]]), np.array([[-1e-300, 0.0, 5.0]])
+    assert closed.specification.violated(closed.specification.values(zero))[0]
+    assert not opened.specification.violated(opened.specification.values(zero))[0]
+    assert opened.specification.violated(opened.specification.values(below))[0]
+    assert opened.specification[:1].strict == (0,)
+    assert not opened.specification.proved(np.zeros((1, 2))).any()
+    assert opened.specification.proved(np.array([[1e-9, -1.0]])).all()
+    (one,) = parse_vnnlib(HEAD + "(assert (< X_0 1.5)) (assert (> X_0 -2)) (assert (> 0.7 X_1)) (assert (<= Y_0 0))")
+    assert (one.lower.tolist(), one.upper.tolist()) == ([-1, 0.25], [1.5, 0.7])
+    assert one.admits(np.array([[-1.0], [0.25]]))
+    for point in ([1.5, 0.5], [0.0, 0.7]):
+        assert not one.admits(np.array(point))
+    # The same box, once with and once without its side, is two problems; nothing lies above 1 and below 1.
+    both = parse_vnnlib(HEAD + "(assert (or (and (< X_0 1) (<= Y_0 0)) (and (<= X_0 1) (<= Y_1 0))))")
+    assert [p.open_upper.tolist() for p in both] == [[True, False], [False, False]]
+    assert parse_vnnlib(HEAD + "(assert (> X_0 1)) (assert (<= X_0 1)) (assert (<= Y_0 0))") == []
+    assert parse_vnnlib(HEAD + "(assert (< Y_0 Y_0))") == []
+    assert len(parse_vnnlib(HEAD + "(assert (<= Y_0 Y_0))")) == 1
+
+
+def test_numbers() -> None:
+    for text, value in {"-1.5E-1": -0.15, "+2.": 2.0, ".5e+1": 5.0, "(- 3)": -3.0, "(/ 1 4)": 0.25, "7": 7.0}.items():
+        (one,) = parse_vnnlib(HEAD + f"(assert (<= Y_0 {text}))")
+        assert one.specification.offset[0, 0] == -value
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10**6))
 def test_formulas_mean_what_they_say(seed: int) -> None:
@@ -98,6 +128,7 @@ def test_formulas_mean_what_they_say(seed: int) -> None:
         (HEAD + "(assert (=> Y_0 1))", "line 10: a formula must be built of"),
         (HEAD + "(assert (<= X_0 Y_0))", "line 10: a constraint must bound one input"),
         (HEAD + "(assert (<= Y_0 nan))", "line 10: numbers must be finite"),
+        (HEAD + "(assert (<= Y_0 1_0))", "line 10: '1_0' is neither a number"),
         (HEAD + "(assert (<= Y_0))", "line 10: <= must compare two values, got 1"),
         (HEAD + "(assert (/ Y_0 0))", "line 10: a formula must be built of"),
         (HEAD + "(assert (<= (/ Y_0 0) 1))", "line 10: division by zero"),
@@ -125,6 +156,13 @@ def test_files(tmp_path: Path) -> None:
     bad.write_text("(assert")
     with pytest.raises(FileFormatError, match=r"bad.vnnlib: line 1"):
         read_vnnlib(bad)
+    packed = tmp_path / "good.vnnlib.gz"
+    packed.write_bytes(gzip.compress((HEAD + "(assert (<= Y_0 0))").encode()))
+    (one,) = read_vnnlib(packed)
+    assert one.upper.tolist() == [1.5, 0.75]
+    packed.write_bytes(packed.read_bytes()[:-9])
+    with pytest.raises(FileFormatError, match=r"good.vnnlib.gz: cannot be read"):
+        read_vnnlib(packed)
 
 
 @pytest.mark.shared

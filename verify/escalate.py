@@ -94,7 +94,7 @@ def escalate(
         problem: Network, sets, rows to be proved positive.
         rungs: Methods and attacks; `default_ladder()` if None.
         budget: Seconds for the whole batch; None for no limit. A rung that has begun is finished; mixed-integer programs
-            are given what is left, divided among the inputs that are still open.
+            are given what is left, divided among the inputs that are still open, linear programs half of that.
 
     Raises:
         InvalidArgumentError: If there is no rung, or the budget is not positive.
@@ -155,9 +155,13 @@ class _Climb:
 
     def _within(self, rung: Method, waiting: int) -> Method:
         left = self.left()
-        if left is None or not isinstance(rung, MILP):
+        if left is None or not isinstance(rung, LPLast | LPAll | MILP):
             return rung
         share = max(left, 0.0) / waiting
+        if isinstance(rung, LPLast | LPAll):
+            # Half of it: what linear programs leave open, a mixed-integer program may still decide.
+            limit = max(min(share / 2, rung.options.total_limit or np.inf), 1e-3)
+            return dataclasses.replace(rung, options=dataclasses.replace(rung.options, total_limit=limit))
         return dataclasses.replace(rung, time_limit=max(min(share, rung.time_limit or np.inf), 1e-3))
 
     def _try(self, rung: Method, images: list[int]) -> bool:

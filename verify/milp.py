@@ -8,6 +8,9 @@ What is reported is the solver's *dual* bound, less its feasibility tolerance; a
 rests on the solver's branch and bound, which carries no certificate, and is marked so. A point that the solver claims to
 violate the property is run through the network itself before anything is called falsified.
 
+A group of several rows (a conjunction of unsafe constraints) holds if at every input *some* row is positive, and not the
+same one everywhere: its program minimises the largest row.
+
 Reference: Tjeng, Xiao, Tedrake 2019, "Evaluating Robustness of Neural Networks with Mixed Integer Programming".
 """
 
@@ -41,13 +44,14 @@ TOLERANCE = 1e-6
 
 @dataclasses.dataclass(frozen=True)
 class MILP(Method):
-    """Mixed-integer programs, one for every row of the specification.
+    """Mixed-integer programs, one for every row of the specification, and one for every group of several rows.
 
     Attributes:
         time_limit: Seconds for all rows of one input together; None for no limit.
         gap: A row is solved until (incumbent - bound) <= gap * |incumbent|.
-        until_sign: Solve only rows that the previous rung leaves open, stop each once its sign is known, and stop with an
-            input once it is falsified. Verdicts are the same, bounds are not optimal.
+        until_sign: Solve only groups that the previous rung leaves open, stop each once its sign is known, and stop with an
+            input once it is falsified. Verdicts are the same, bounds are not optimal; those of single rows in a group of
+            several are left out.
         memory_limit: Bytes that one program may take; None: what is free.
     """
 
@@ -91,9 +95,8 @@ class MILP(Method):
         elif previous.lower.shape != problem.specification.offset.shape:
             raise InvalidArgumentError("previous must be about the same problem, got bounds of another shape")
         outcomes = [self._input(problem[i : i + 1], previous, i) for i in range(len(problem))]
-        specification = problem.specification
         lower = np.fmax(np.stack([outcome.lower for outcome in outcomes]), previous.lower)
-        proved = specification.proved(lower)
+        proved = [_proved(problem, *each) for each in zip(lower, outcomes, strict=True)]
         status = [
             Status.FALSIFIED
             if outcome.counterexample is not None
@@ -137,28 +140,50 @@ class MILP(Method):
     def _input(self, problem: Problem, previous: Result, image: int) -> "_Outcome":
         specification = problem.specification
         known = previous.lower[image]
-        order = np.argsort(np.where(np.isfinite(known), known, -np.inf), kind="stable")
         outcome = _Outcome(np.full(len(known), -np.inf), np.full(len(known), np.inf))
         if self.until_sign and specification.proved(known[None])[0]:
             return outcome
         began = time.perf_counter()
         program = _exact_program(problem, previous, image, self.memory_limit)
-        for row in order:
-            if self.until_sign and (known[row] > 0 or outcome.counterexample is not None):
+        for rows in self._questions(problem, known):
+            chosen = list(rows)
+            if self.until_sign and outcome.counterexample is not None:
+                break
+            if (self.until_sign or len(rows) > 1) and (np.fmax(known, outcome.lower)[chosen] > 0).any():
                 continue
             left = None if self.time_limit is None else self.time_limit - (time.perf_counter() - began)
             if left is not None and left <= 0:
                 outcome.timed_out = True
                 break
-            cost, constant = program.objective(specification.matrix[0, row], float(specification.offset[0, row]))
-            answer = program.minimise(cost, constant, left, 0.999 if self.until_sign else self.gap, self.until_sign)
-            outcome.lower[row] = answer.bound
+            matrix, offset = specification.matrix[0, chosen], specification.offset[0, chosen]
+            one, cost, constant = program.objective(matrix, offset)
+            answer = one.minimise(cost, constant, left, 0.999 if self.until_sign else self.gap, self.until_sign)
+            if len(rows) == 1:
+                outcome.lower[rows[0]] = answer.bound
+            elif answer.bound > 0:
+                outcome.held.add(rows)
             outcome.timed_out |= answer.status == "time limit reached"
             if np.isneginf(answer.bound):
-                outcome.notes.append(f"input {image}, row {row}: HiGHS gave no bound ({answer.status})")
+                what = f"row {rows[0]}" if len(rows) == 1 else f"rows {rows} together"
+                outcome.notes.append(f"input {image}, {what}: HiGHS gave no bound ({answer.status})")
             if answer.point is not None:
                 _replay(problem, answer.point, outcome)
         return outcome
+
+    def _questions(self, problem: Problem, known: Float[ndarray, " rows"]) -> list[tuple[int, ...]]:
+        """Return what programs are about, rows alone or groups together, the least promising first."""
+        usable = np.where(np.isfinite(known), known, -np.inf)
+        groups = sorted(problem.specification.groups, key=lambda group: float(usable[list(group)].max()))
+        if self.until_sign:
+            return groups
+        alone = [(int(row),) for row in np.argsort(usable, kind="stable")]
+        return alone + [group for group in groups if len(group) > 1]
+
+
+def _proved(problem: Problem, lower: Float[ndarray, " rows"], outcome: "_Outcome") -> bool:
+    """Whether every group has a positive row, the same one everywhere or not."""
+    positive = np.isfinite(lower) & (lower > 0)
+    return all(group in outcome.held or bool(positive[list(group)].any()) for group in problem.specification.groups)
 
 
 @dataclasses.dataclass(eq=False)
@@ -166,6 +191,9 @@ class _Outcome:
     lower: Float[ndarray, " rows"]
     upper: Float[ndarray, " rows"]
     counterexample: Float[ndarray, "..."] | None = None
+    held: set[tuple[int, ...]] = dataclasses.field(
+        default_factory=set
+    )  # groups whose largest row is positive everywhere
     timed_out: bool = False
     notes: list[str] = dataclasses.field(default_factory=list)
 
@@ -184,13 +212,41 @@ class _ExactProgram:
     row_bounds: tuple[Float[ndarray, " rows"], Float[ndarray, " rows"]]
     column_bounds: tuple[Float[ndarray, " columns"], Float[ndarray, " columns"]]
     binaries: int
+    behind: int = 0  # continuous columns behind the binaries
 
-    def objective(self, row: Float[ndarray, " outputs"], offset: float) -> tuple[Float[ndarray, " columns"], float]:
-        """Return cost and constant of a row of the specification."""
+    def objective(
+        self, rows: Float[ndarray, "rows outputs"], offset: Float[ndarray, " rows"]
+    ) -> "tuple[_ExactProgram, Float[ndarray, ' columns'], float]":
+        """Return a program, cost and constant whose minimum is that of the largest of some rows of the specification."""
         expression = self.hull.expressions[self.hull.graph.output]
-        cost = np.zeros(self.matrix.shape[1])
-        cost[: expression.matrix.shape[1]] = expression.matrix.T @ row
-        return cost, float(row @ expression.offset + offset)
+        costs = np.zeros((len(rows), self.matrix.shape[1]))
+        costs[:, : expression.matrix.shape[1]] = (expression.matrix.T @ rows.T).T
+        constants = rows @ expression.offset + offset
+        if len(rows) == 1:
+            return self, costs[0], float(constants[0])
+        # One more variable, at least as large as every row.
+        largest = sparse.csr_array(np.ones((len(rows), 1)))
+        nothing = sparse.csr_array((self.matrix.shape[0], 1))
+        matrix = sparse.vstack(
+            [sparse.hstack([self.matrix, nothing]), sparse.hstack([sparse.csr_array(-costs), largest])]
+        )
+        free = np.array([np.inf])
+        program = dataclasses.replace(
+            self,
+            matrix=sparse.csr_array(matrix),
+            row_bounds=(
+                np.concatenate([self.row_bounds[0], constants]),
+                np.concatenate([self.row_bounds[1], np.full(len(rows), np.inf)]),
+            ),
+            column_bounds=(
+                np.concatenate([self.column_bounds[0], -free]),
+                np.concatenate([self.column_bounds[1], free]),
+            ),
+            behind=1,
+        )
+        cost = np.zeros(self.matrix.shape[1] + 1)
+        cost[-1] = 1.0
+        return program, cost, 0.0
 
     def minimise(
         self, cost: Float[ndarray, " columns"], constant: float, time_limit: float | None, gap: float, until_sign: bool
@@ -205,8 +261,9 @@ class _ExactProgram:
         model = linear_program(highspy, self.matrix, self.row_bounds, self.column_bounds)
         model.col_cost_, model.offset_ = cost, constant
         kinds = highspy.HighsVarType
-        continuous = self.matrix.shape[1] - self.binaries
-        model.integrality_ = [kinds.kContinuous] * continuous + [kinds.kInteger] * self.binaries
+        before = self.matrix.shape[1] - self.binaries - self.behind
+        parts = ((kinds.kContinuous, before), (kinds.kInteger, self.binaries), (kinds.kContinuous, self.behind))
+        model.integrality_ = [kind for kind, count in parts for _ in range(count)]
         solver = quiet_solver(highspy)
         options: dict[str, Any] = {"threads": 1, "mip_rel_gap": float(gap), "mip_abs_gap": 1e-9}
         if time_limit is not None:

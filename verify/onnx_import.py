@@ -23,6 +23,7 @@ from verify.builder import GraphBuilder
 from verify.errors import FileFormatError, GraphError, UnsupportedOperatorError
 from verify.graph import Graph, LeakyReLU, Sigmoid, Tanh
 from verify.kernels import Program
+from verify.packed import read_bytes
 
 
 class _Unsupported(Exception):  # noqa: N818  an answer, not an error: collected into one UnsupportedOperatorError
@@ -76,13 +77,23 @@ def _read(path: Path) -> Any:
     except ImportError as error:
         raise FileFormatError(f"{path}: reading ONNX files needs the package onnx, which is not installed") from error
     try:
-        model = onnx.load(str(path))
+        model = _load(onnx, path)
         onnx.checker.check_model(model)
     except FileNotFoundError as error:
         raise FileFormatError(f"{path}: there is no such file") from error
     except Exception as error:  # protobuf's and the checker's own kinds
         reason = " ".join(str(error).split()) or type(error).__name__
         raise FileFormatError(f"{path}: is no valid ONNX model: {reason}") from error
+    return model
+
+
+def _load(onnx: Any, path: Path) -> Any:
+    """Return the model of a file, packed or not; what it leaves unsaid about its output's shape is inferred."""
+    data = read_bytes(path)
+    # Only `onnx.load` of the path itself finds tensors kept in files beside it.
+    model = onnx.load(str(path)) if data == path.read_bytes() else onnx.load_model_from_string(data)
+    if any(not output.type.tensor_type.HasField("shape") for output in model.graph.output):
+        model = onnx.shape_inference.infer_shapes(model)
     return model
 
 

@@ -22,10 +22,11 @@ def select_problem(problem: Problem, images: Sequence[int] | Int[ndarray, " chos
     place = torch.from_numpy(chosen).to(region.center.device)
     corners = (region.center[place], region.lower[place], region.upper[place])
     targets = None if specification.targets is None else specification.targets[chosen]
+    rows = specification.matrix[chosen], specification.offset[chosen]
     return Problem(
         problem.graph,
         Region(*corners, region.norm, region.eps, region.clipped, region.description),
-        Specification(specification.matrix[chosen], specification.offset[chosen], specification.groups, targets),
+        Specification(*rows, specification.groups, targets, specification.strict),
         problem.program,
         problem.max_bytes,
     )

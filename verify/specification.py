@@ -23,12 +23,15 @@ class Specification:
         offset: [batch, rows].
         groups: Row indices of each group; together they name every row.
         targets: For margins, the class that each row compares with, [batch, rows]; None otherwise.
+        strict: Rows that only a value *below* zero violates: the unsafe set has a strict comparison there. Proofs ask the
+            same of all rows.
     """
 
     matrix: Float[ndarray, "batch rows outputs"]
     offset: Float[ndarray, "batch rows"]
     groups: tuple[tuple[int, ...], ...]
     targets: Int[ndarray, "batch rows"] | None = None
+    strict: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         rows = self.matrix.shape[1]
@@ -38,6 +41,8 @@ class Specification:
             raise InvalidArgumentError(f"groups must be non-empty and name every one of {rows} rows, got {self.groups}")
         if not (np.isfinite(self.matrix).all() and np.isfinite(self.offset).all()):
             raise InvalidArgumentError("the rows of a specification must be finite, got others")
+        if not set(self.strict) <= set(range(rows)):
+            raise InvalidArgumentError(f"strict must name some of {rows} rows, got {self.strict}")
 
     @classmethod
     def margins(cls, labels: Sequence[int] | Int[ndarray, " batch"], num_classes: int) -> "Specification":
@@ -69,7 +74,7 @@ class Specification:
 
     def __getitem__(self, images: slice) -> "Specification":
         targets = None if self.targets is None else self.targets[images]
-        return Specification(self.matrix[images], self.offset[images], self.groups, targets)
+        return Specification(self.matrix[images], self.offset[images], self.groups, targets, self.strict)
 
     @property
     def num_rows(self) -> int:
@@ -94,4 +99,6 @@ class Specification:
 
     def violated(self, values: Float[ndarray, "batch rows"]) -> Bool[ndarray, " batch"]:
         """Return where the rows' values at one point disprove the property: some group has no positive row."""
-        return np.asarray(np.stack([(values[:, list(group)] <= 0).all(axis=1) for group in self.groups]).any(axis=0))
+        broken = values <= 0
+        broken[:, list(self.strict)] = values[:, list(self.strict)] < 0
+        return np.asarray(np.stack([broken[:, list(group)].all(axis=1) for group in self.groups]).any(axis=0))

@@ -11,6 +11,7 @@ VNN-LIB and CoCoNet"; the format of the VNN-COMP benchmarks since 2021.
 
 import math
 import re
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 
 from verify.errors import FileFormatError
+from verify.packed import read_bytes
 from verify.region import Region
 from verify.specification import Specification
 
@@ -49,8 +51,10 @@ class _Linear:
     constant: float
 
 
-_Constraint = tuple[_Linear, int]  # the linear function is <= 0; the line it came from
+_Constraint = tuple[_Linear, int, bool]  # the linear function is <= 0, or < 0 if true; the line it came from
 _Disjunction = list[tuple[_Constraint, ...]]
+_Row = tuple[np.ndarray, float, bool]  # a, d, strict: aᵀy + d <= 0, or < 0
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,21 +64,31 @@ class Property:
     Attributes:
         lower: Lower bounds of the inputs, [inputs].
         upper: Upper bounds.
-        specification: For a batch of one: row `b - aᵀy` > 0 refutes the constraint aᵀy <= b; one group per disjunct.
+        specification: For a batch of one: row `aᵀy - b` > 0 refutes the constraint aᵀy <= b; one group per disjunct.
+        open_lower: Where the file says X_i > lower: the box is closed, and proofs are about all of it, but a point on such a
+            side is no counterexample. [inputs]
+        open_upper: Likewise X_i < upper.
     """
 
     lower: np.ndarray
     upper: np.ndarray
     specification: Specification
+    open_lower: np.ndarray
+    open_upper: np.ndarray
 
     def region(self, shape: tuple[int, ...], description: str = "VNN-LIB box") -> Region:
         """Return the box for a network whose inputs have the given shape (the inputs in C order)."""
         lower, upper = (torch.from_numpy(v.copy()).reshape(1, *shape) for v in (self.lower, self.upper))
         return Region.box(lower, upper, description)
 
+    def admits(self, point: np.ndarray) -> bool:
+        """Return whether a point of the box, in any shape, lies on no side that is not part of it."""
+        x = point.reshape(-1)
+        return not bool((((x <= self.lower) & self.open_lower) | ((x >= self.upper) & self.open_upper)).any())
+
 
 def read_vnnlib(path: str | Path) -> list[Property]:
-    """Read a property file.
+    """Read a property file, packed by gzip or not.
 
     Returns:
         The boxes; the file is "unsat" (safe) if the property of every one of them holds, "sat" if one is violated. An empty
@@ -85,8 +99,8 @@ def read_vnnlib(path: str | Path) -> list[Property]:
     """
     path = Path(path)
     try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_bytes(path).decode()
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise FileFormatError(f"{path}: cannot be read as text: {error}") from error
     try:
         return parse_vnnlib(text)
@@ -213,8 +227,8 @@ def _formula(expression: _Expression, declared: dict[str, int]) -> _Disjunction:
         if len(arguments) != 2:
             raise _error(line, f"{head} must compare two values, got {len(arguments)}")
         left, right = (_linear(argument, declared) for argument in arguments)
-        # Strict comparisons are closed: the unsafe set only grows, so a proof still is one.
-        below, above = (_combine(left, right, -1.0), line), (_combine(right, left, -1.0), line)
+        strict = head in {"<", ">"}
+        below, above = (_combine(left, right, -1.0), line, strict), (_combine(right, left, -1.0), line, strict)
         return [(below, above)] if head == "=" else [(below,)] if head in {"<=", "<"} else [(above,)]
     raise _error(line, f"a formula must be built of and, or, <=, >=, <, >, =; got {head!r}")
 
@@ -226,9 +240,11 @@ def _linear(expression: _Expression, declared: dict[str, int]) -> _Linear:
         try:
             value = float(expression.text)
         except ValueError:
-            raise _error(expression.line, f"{expression.text!r} is neither a number nor a declared variable") from None
-        if not math.isfinite(value):
+            value = None
+        if value is not None and not math.isfinite(value):
             raise _error(expression.line, f"numbers must be finite, got {expression.text}")
+        if value is None or not _NUMBER.fullmatch(expression.text):  # Python reads 1_0 as well
+            raise _error(expression.line, f"{expression.text!r} is neither a number nor a declared variable")
         return _Linear((), value)
     head, line = _head(expression), expression.line
     parts = [_linear(argument, declared) for argument in expression.items[1:]]
@@ -268,33 +284,56 @@ def _combine(first: _Linear, second: _Linear, factor: float) -> _Linear:
 
 @dataclass(eq=False)
 class _Conjunction:
-    """What a conjunction says: a box of inputs, and rows a, d with aᵀy + d <= 0."""
+    """What a conjunction says: a box of inputs, which of its sides do not belong to it, and rows."""
 
     lower: np.ndarray
     upper: np.ndarray
-    rows: list[tuple[np.ndarray, float]]
+    open_lower: np.ndarray
+    open_upper: np.ndarray
+    rows: list[_Row]
     possible: bool = True
+
+    @classmethod
+    def anything(cls, inputs: int) -> "_Conjunction":
+        """Return what no constraint says."""
+        nowhere = np.zeros(inputs, dtype=bool)
+        return cls(np.full(inputs, -np.inf), np.full(inputs, np.inf), nowhere, nowhere.copy(), [])
+
+    @property
+    def empty(self) -> bool:
+        """Whether no input satisfies it."""
+        closed = self.lower > self.upper
+        return not self.possible or bool(
+            (closed | ((self.lower == self.upper) & (self.open_lower | self.open_upper))).any()
+        )
+
+    @property
+    def key(self) -> bytes:
+        """Equal for equal boxes."""
+        return b"".join(side.tobytes() for side in (self.lower, self.upper, self.open_lower, self.open_upper))
 
     def extended(self, constraints: Iterable[_Constraint], outputs: int) -> "_Conjunction":
         """Return the conjunction with more constraints."""
-        result = _Conjunction(self.lower.copy(), self.upper.copy(), list(self.rows), self.possible)
-        for function, line in constraints:
+        sides = (self.lower.copy(), self.upper.copy(), self.open_lower.copy(), self.open_upper.copy())
+        result = _Conjunction(*sides, list(self.rows), self.possible)
+        for function, line, strict in constraints:
             terms = [(name, c) for name, c in function.coefficients if c != 0]
             kinds = {name[0] for name, _ in terms}
             if not terms:
-                result.possible &= function.constant <= 0
+                result.possible &= function.constant < 0 or (function.constant == 0 and not strict)
             elif kinds == {"X"} and len(terms) == 1:
                 ((name, c),) = terms
                 bound, at = -function.constant / c, int(name[2:])
-                if c > 0:
-                    result.upper[at] = min(result.upper[at], bound)
-                else:
-                    result.lower[at] = max(result.lower[at], bound)
+                side, opened = (result.upper, result.open_upper) if c > 0 else (result.lower, result.open_lower)
+                if (bound < side[at]) if c > 0 else (bound > side[at]):
+                    side[at], opened[at] = bound, strict
+                elif bound == side[at]:
+                    opened[at] |= strict
             elif kinds == {"Y"}:
                 row = np.zeros(outputs)
                 for name, c in terms:
                     row[int(name[2:])] = c
-                result.rows.append((row, function.constant))
+                result.rows.append((row, function.constant, strict))
             else:
                 raise _error(
                     line, "a constraint must bound one input, or relate outputs only; others are not supported"
@@ -304,18 +343,17 @@ class _Conjunction:
 
 def _properties(common: list[_Constraint], formula: _Disjunction, inputs: int, outputs: int) -> list[Property]:
     """Group the disjuncts by their input box."""
-    shared = _Conjunction(np.full(inputs, -np.inf), np.full(inputs, np.inf), []).extended(common, outputs)
-    boxes: dict[bytes, tuple[_Conjunction, list[list[tuple[np.ndarray, float]]]]] = {}
+    shared = _Conjunction.anything(inputs).extended(common, outputs)
+    boxes: dict[bytes, tuple[_Conjunction, list[list[_Row]]]] = {}
     for disjunct in formula:
         case = shared.extended(disjunct, outputs)
-        if not case.possible or bool((case.lower > case.upper).any()):
+        if case.empty:
             continue
         if not (np.isfinite(case.lower).all() and np.isfinite(case.upper).all()):
             at = int(np.flatnonzero(~(np.isfinite(case.lower) & np.isfinite(case.upper)))[0])
             raise FileFormatError(f"every input must have a lower and an upper bound, got none for X_{at}")
-        key = case.lower.tobytes() + case.upper.tobytes()
         # A row without outputs (-1, never positive) stands for a disjunct that every point of the box satisfies.
-        boxes.setdefault(key, (case, []))[1].append(case.rows or [(np.zeros(outputs), -1.0)])
+        boxes.setdefault(case.key, (case, []))[1].append(case.rows or [(np.zeros(outputs), -1.0, False)])
     properties = []
     for case, groups in boxes.values():
         flat = [row for group in groups for row in group]
@@ -323,6 +361,8 @@ def _properties(common: list[_Constraint], formula: _Disjunction, inputs: int, o
         starts = [0, *ends[:-1]]
         indices = tuple(tuple(range(a, b)) for a, b in zip(starts, ends, strict=True))
         # aᵀy + d <= 0 is refuted where aᵀy + d > 0.
-        matrix, offset = np.stack([row for row, _ in flat]), np.array([constant for _, constant in flat])
-        properties.append(Property(case.lower, case.upper, Specification(matrix[None], offset[None], indices)))
+        matrix, offset = np.stack([row for row, _, _ in flat]), np.array([constant for _, constant, _ in flat])
+        strict = tuple(place for place, (_, _, strict) in enumerate(flat) if strict)
+        specification = Specification(matrix[None], offset[None], indices, strict=strict)
+        properties.append(Property(case.lower, case.upper, specification, case.open_lower, case.open_upper))
     return properties

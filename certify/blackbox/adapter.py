@@ -87,7 +87,8 @@ async def send(
 
     Raises:
         NoAnswerError: On transport errors, 408, 429 and 5xx.
-        RefusedError: On 400, 413, 415, 422 and other errors that speak about this request.
+        RefusedError: On 400, 413, 415, 422 and other errors that speak about this request, and where the body of the answer
+            is not of the encoding that it claims.
         ServiceError: On 401, 403, 404, 405 and redirects: they would meet every request alike.
     """
     try:
@@ -105,6 +106,8 @@ async def send(
     except httpx.TransportError as error:
         # From None: a traceback would carry the request with its headers.
         raise NoAnswerError(f"lost the connection to {host(url)}: {type(error).__name__}") from None
+    except httpx.DecodingError:
+        raise RefusedError("the answer cannot be decoded") from None
     except httpx.InvalidURL:
         raise ServiceError("the address of the service is not a URL: check --service and the adapter's file") from None
     status = response.status_code

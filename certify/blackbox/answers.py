@@ -5,13 +5,12 @@ answers that are left says nothing about the smoothed classifier. So every failu
 answer was obtained, or an outcome of its own that counts against every class. The exceptions below say which.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from certify.errors import CertifyError
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """One answer.
 
     Attributes:

@@ -86,7 +86,7 @@ class Budget:
         if limit < votes_per_input:
             raise BudgetError(
                 f"the budget of {limit:,} queries is too small for one input, which takes up to {votes_per_input:,}; "
-                f"raise --max-queries or --max-cost, or lower --n to {max(limit - 1, 0):,} or less"
+                "raise max_queries or max_cost, or take fewer votes an input"
             )
         return max(limit - spent, 0) // votes_per_input
 

@@ -55,15 +55,16 @@ class CallCounts:
 
 
 class _Wait(wait_base):
-    """Exponential with full jitter, but never shorter than the service's Retry-After."""
+    """Exponential with full jitter, but never shorter than the service's Retry-After, up to the client's own patience."""
 
-    def __init__(self, first: float) -> None:
+    def __init__(self, first: float, patience: float) -> None:
+        self._patience = patience
         self._backoff = wait_random_exponential(multiplier=first, max=60.0)
 
     def __call__(self, retry_state: RetryCallState) -> float:
         error = retry_state.outcome.exception() if retry_state.outcome else None
         asked = error.after if isinstance(error, NoAnswerError) and error.after is not None else 0.0
-        return max(asked, self._backoff(retry_state))
+        return max(min(asked, self._patience), self._backoff(retry_state))
 
 
 class Caller:
@@ -143,7 +144,8 @@ class Caller:
                 return await self.adapter.ask(client, prepared)
         except NoAnswerError as error:
             if error.after:
-                self._pace.pause(error.after)
+                # A service may ask for a day: nobody waits longer than patience allows.
+                self._pace.pause(min(error.after, self.settings.patience))
             raise
 
     async def _retrying(self, call: Callable[[], Any], patience: float) -> Any:
@@ -154,7 +156,7 @@ class Caller:
             failed: NoAnswerError | None = error
         async for attempt in AsyncRetrying(
             retry=retry_if_exception_type(NoAnswerError),
-            wait=_Wait(self.settings.first_wait),
+            wait=_Wait(self.settings.first_wait, patience),
             stop=stop_after_delay(max(patience - (time.monotonic() - start), 0.0)),
             before_sleep=self._note,
             reraise=True,

@@ -1,9 +1,35 @@
 """Connections to a service, each lent to one call at a time and then to the next."""
 
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
+from urllib.request import getproxies
 
 import httpx
+
+from certify.blackbox.direct import DirectTransport
+
+
+class Connection(httpx.AsyncClient):
+    """A client with one connection, and a short way for plain requests.
+
+    What `httpx.AsyncClient` does beside sending (cookies, redirects, log lines with the address) no call needs.
+
+    Args:
+        certificates: Verifies the hosts.
+        timeout: Of requests that `build_request` makes.
+    """
+
+    def __init__(self, certificates: ssl.SSLContext, timeout: httpx.Timeout) -> None:
+        self._direct = DirectTransport(certificates)
+        super().__init__(transport=self._direct, timeout=timeout, follow_redirects=False)
+
+    async def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
+        """See `httpx.AsyncClient.send`."""
+        if options or request.url.userinfo:  # a name and password in the address become a header there
+            return await super().send(request, **options)
+        return await self._direct.handle_async_request(request)
 
 
 class Connections:
@@ -21,6 +47,8 @@ class Connections:
         self._timeout = httpx.Timeout(timeout)
         self._transport = transport
         self._certificates = httpx.create_ssl_context()  # read once, not by every client
+        proxies = getproxies()
+        self._proxies = any(proxies.get(kind) for kind in ("http", "https", "all"))
         self._free: list[httpx.AsyncClient] = []
 
     @contextmanager
@@ -34,6 +62,8 @@ class Connections:
 
     def _new(self) -> httpx.AsyncClient:
         # Certificates are verified and redirects refused: a redirect could carry a key elsewhere.
+        if self._transport is None and not self._proxies:
+            return Connection(self._certificates, self._timeout)
         return httpx.AsyncClient(
             verify=self._certificates,
             timeout=self._timeout,

@@ -22,7 +22,7 @@ class HuggingFaceEndpoint(Adapter):
     Such an endpoint reports no version: pin its revision, and let canaries watch it.
 
     Args:
-        url: Address of the endpoint.
+        url: Address of the endpoint; `${NAME}` is taken from the environment.
         key_variable: Environment variable with the token; None: the endpoint is open.
 
     Reference: Hugging Face Inference, task "image classification".
@@ -46,7 +46,7 @@ class HuggingFaceEndpoint(Adapter):
         headers = {"Content-Type": "image/png", "Accept": "application/json"}
         if self.key_variable is not None:
             headers["Authorization"] = expand(f"Bearer ${{{self.key_variable}}}")
-        response = await send(client, "POST", self.url, content=prepared, headers=headers)
+        response = await send(client, "POST", expand(self.url), content=prepared, headers=headers)
         return [self.read(read_json(response))]
 
     def read(self, answer: Any) -> Answer:

@@ -1,13 +1,14 @@
 """KServe's Open Inference Protocol v2: Triton, MLServer, KServe, OpenVINO Model Server, Seldon."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
 import httpx
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Shaped, UInt8
 from numpy import ndarray
 
 from certify.blackbox.adapter import Adapter, read_json, send, to_json, top_score
@@ -23,10 +24,16 @@ def to_unit(pixels: UInt8[ndarray, "..."]) -> Float32[ndarray, "..."]:
     return pixels.astype(np.float32) / np.float32(255.0)
 
 
-_BYTES = tuple(str(level) for level in range(256))
+_BYTES = np.array([f"{level}," for level in range(256)], dtype=np.bytes_)
 
-_LEVELS = tuple(str(value) for value in to_unit(np.arange(256, dtype=np.uint8)))
-"""The 256 numbers that a pixel can be, as the shortest text that reads back as the same float32."""
+_LEVELS = np.array([f"{value}," for value in to_unit(np.arange(256, dtype=np.uint8))], dtype=np.bytes_)
+"""The 256 numbers that a pixel can be, as the shortest text that reads back as the same float32; padded with zero bytes."""
+
+
+def to_text(pixels: UInt8[ndarray, "..."], texts: Shaped[ndarray, "256"]) -> bytes:
+    """Return the texts of all pixels, in order, without the last comma."""
+    padded: bytes = texts[pixels.reshape(-1)].tobytes()
+    return padded.translate(None, b"\0")[:-1]
 
 
 class Tensor(NamedTuple):
@@ -137,8 +144,7 @@ class OpenInference(Adapter):
         """Encode the images as one tensor; see `Adapter.prepare`."""
         pixels = images if self.layout == "NHWC" else np.ascontiguousarray(images.transpose(0, 3, 1, 2))
         if not self.binary:
-            texts = _LEVELS if self.datatype == "FP32" else _BYTES
-            return Tensor(pixels.shape, ",".join([texts[level] for level in pixels.tobytes()]).encode())
+            return Tensor(pixels.shape, to_text(pixels, _LEVELS if self.datatype == "FP32" else _BYTES))
         if self.datatype == "FP32":
             return Tensor(pixels.shape, to_unit(pixels).astype("<f4", copy=False).tobytes())
         return Tensor(pixels.shape, pixels.tobytes())
@@ -191,7 +197,7 @@ class OpenInference(Adapter):
         except (ValueError, TypeError, KeyError, AttributeError, IndexError):
             raise RefusedError("the answer is not a response of the protocol with one label an image") from None
         return [
-            Answer(label, version, "" if label is not None else "a score is not finite, or a label is empty")
+            Answer(label, version) if label is not None else Answer(None, version, "a score or a label is unusable")
             for label in labels
         ]
 
@@ -207,17 +213,19 @@ class OpenInference(Adapter):
         shape = [int(size) for size in chosen["shape"]]
         values = chosen["data"] if data is None else _decode(data, chosen["datatype"])
         flat, kinds = _flatten(values)
-        if not shape or shape[0] != n or len(flat) != int(np.prod(shape)):
+        if not shape or shape[0] != n or len(flat) != math.prod(shape):
             raise ValueError("shape")
         width = len(flat) // n
-        rows = [flat[i * width : (i + 1) * width] for i in range(n)]
         kind = chosen["datatype"]
+        if kinds == {float} and kind.startswith(("FP", "INT", "UINT")) and width > 1:
+            return _top_scores(flat, n)
+        rows = [flat[i * width : (i + 1) * width] for i in range(n)]
         if kind == "BYTES":
             return [_text(row[0]) if width else None for row in rows]
         if kind.startswith(("INT", "UINT")) and width == 1:
             return [str(int(row[0])) for row in rows]
         if kind.startswith(("FP", "INT", "UINT")) and width > 1:
-            return _top_scores(rows) if kinds == {float} else [top_score(row) for row in rows]
+            return [top_score(row) for row in rows]
         raise ValueError("datatype")
 
 
@@ -230,11 +238,14 @@ def _flatten(values: Any) -> tuple[list[Any], set[type]]:
     return values, kinds
 
 
-def _top_scores(rows: list[list[float]]) -> list[str | None]:
-    """Return `top_score` of every row, all at once."""
-    scores = np.array(rows)
-    good = np.isfinite(scores).all(1).tolist()
-    return [str(top) if fine else None for top, fine in zip(scores.argmax(1).tolist(), good, strict=True)]
+def _top_scores(flat: list[float], n: int) -> list[str | None]:
+    """Return `top_score` of each of n rows, all at once."""
+    scores = np.array(flat).reshape(n, -1)
+    labels: list[str | None] = list(map(str, scores.argmax(1).tolist()))
+    finite = np.isfinite(scores)
+    if not finite.all():
+        labels = [label if fine else None for label, fine in zip(labels, finite.all(1).tolist(), strict=True)]
+    return labels
 
 
 def _decode(data: bytes, datatype: str) -> list[Any]:

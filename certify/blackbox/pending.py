@@ -15,6 +15,7 @@ from pathlib import Path
 
 from certify.blackbox.stored import StoredAnswer
 from certify.errors import JournalError
+from certify.journal import plain
 from smoothing.estimators.base import Phase
 
 FILE_NAME = "answers.pending"
@@ -36,7 +37,8 @@ class Pending:
         self._head = json.dumps({"journal": token})
         self._lock = threading.Lock()
         self._file: FileIO | None = None
-        self._first: set[StoredAnswer] = set()  # of each line: the journal takes whole lines, all or none
+        # By its sample's number, the first answer of each line: the journal takes whole lines, all or none.
+        self._first: dict[int, set[StoredAnswer]] = {}
 
     def read(self) -> list[StoredAnswer]:
         """Return what a killed process has left; a line that it did not end is an answer that it did not get.
@@ -73,7 +75,7 @@ class Pending:
         Raises:
             JournalError: If the file cannot be written.
         """
-        text = json.dumps(answers, default=str) + "\n"  # a phase is written as its name
+        text = json.dumps(plain(answers)) + "\n"
         with self._lock:
             try:
                 if self._file is None:
@@ -88,12 +90,17 @@ class Pending:
                     f"cannot write to {self.path}: {error.strerror or error}; "
                     "free some space or make the folder writable, and repeat the command, which resumes"
                 ) from None
-            self._first.add(answers[0])
+            self._first.setdefault(answers[0].sample, set()).add(answers[0])
 
     def drop(self, answers: Iterable[StoredAnswer]) -> None:
         """Take note that answers are in the journal; the file is removed when all of its answers are."""
         with self._lock:
-            self._first.difference_update(answers)
+            for row in answers:
+                first = self._first.get(row.sample)
+                if first is not None:
+                    first.discard(row)
+                    if not first:
+                        del self._first[row.sample]
             if not self._first and self._file is not None:
                 self._remove()
 

@@ -1,6 +1,6 @@
 """Calls in flight: jobs go in, stored answers come out.
 
-Three things go on at once, so that a server always has something to do: a thread makes the next jobs ready, the event loop
+Three things go on at once, so that a server always has something to do: the next jobs are made ready, the event loop
 makes calls and notes their answers where the death of the process cannot reach them, and the thread that wants the votes
 stores them for good, a few times a second, before anybody counts them. What a kill can lose are the calls in flight.
 """
@@ -8,9 +8,11 @@ stores them for good, a few times a second, before anybody counts them. What a k
 import asyncio
 import queue
 import threading
+import time
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 
@@ -22,6 +24,12 @@ from smoothing.estimators.base import Phase
 
 _LONGEST_WAIT = 0.25
 """Seconds that an answer waits at most for others to be stored with: storing waits for the disk several times."""
+
+_QUICK = 0.002
+"""Processor seconds for which making jobs ready may hold up the calls in flight."""
+
+_QUICK_AT_FIRST = 0.02
+"""The same for the first jobs, which also read the input, and are always made in another thread."""
 
 _NOT_STORED = 16
 """Calls that may wait to be stored, for every one in flight: when nobody takes the answers, calls stop."""
@@ -64,8 +72,8 @@ class Pipeline:
         # Noise is drawn by one generator: a thread that an interrupted run has left behind must end before the next draws.
         self._drawing = threading.Lock()
 
-    def run(self, jobs: Iterator[Job]) -> Generator[list[StoredAnswer], None, None]:
-        """Make the calls, store their answers, and hand them on when they are stored.
+    def run(self, jobs: Iterator[Job]) -> Generator[list[list[StoredAnswer]], None, None]:
+        """Make the calls, store their answers, and hand them on, a list for a call, when they are stored.
 
         However this ends, all answers that were obtained are stored.
 
@@ -80,14 +88,13 @@ class Pipeline:
             while True:
                 error, ended = flight.wait()
                 batch = list(answered)
-                rows = [row for part in batch for row in part]
-                if rows:
-                    self._store.add(rows)
+                if batch:
+                    self._store.add([row for part in batch for row in part])
                     # Off the list only now: an interrupt at any moment leaves there whatever may not be stored.
                     for _ in batch:
                         answered.popleft()
                     self._loop.call_soon_threadsafe(flight.make_room, len(batch))
-                    yield rows
+                    yield batch
                 if error is not None:
                     raise error
                 if ended:
@@ -155,16 +162,22 @@ class _Flight:
                 self._timer.cancel()
 
     async def _fill(self, ready: "asyncio.Queue[Job | None]") -> None:
-        # Drawing, rounding and encoding take a while: in a thread, ahead of the calls, and for many of them at a time,
-        # because changing between threads costs more than a small image.
-        while block := await asyncio.to_thread(self._take):
+        # Drawing, rounding and encoding go on ahead of the calls, for many of them at a time; in a thread of their own where
+        # they take a while. Small images cost less than changing between threads, and are drawn here.
+        block, seconds = await asyncio.to_thread(self._take)
+        quick = seconds < _QUICK_AT_FIRST
+        while block:
             for job in block:
                 await ready.put(job)
+            block, seconds = self._take() if quick else await asyncio.to_thread(self._take)
+            quick = quick and seconds < _QUICK
         await ready.put(None)
 
-    def _take(self) -> list[Job]:
+    def _take(self) -> tuple[list[Job], float]:
+        """Return jobs, as many as there are calls at a time, and the processor seconds that they took."""
         with self._drawing:
-            return list(islice(self._jobs, self._places))
+            start = time.thread_time()
+            return list(islice(self._jobs, self._places)), time.thread_time() - start
 
     async def _work(self, ready: "asyncio.Queue[Job | None]") -> None:
         while (job := await ready.get()) is not None:
@@ -174,7 +187,7 @@ class _Flight:
                 answers = await self._caller.ask(job.content, len(job.samples))
             finally:
                 self._calling -= 1
-            rows = [_row(job, sample, answer) for sample, answer in zip(job.samples, answers, strict=True)]
+            rows = _rows(job, answers)
             try:
                 # Before it is offered: noted after it was stored, it would stay in the file of what is not.
                 self._store.note(rows)
@@ -199,11 +212,15 @@ class _Flight:
         self._signals.put(False)
 
 
-def _row(job: Job, sample: int, answer: Answer) -> StoredAnswer:
-    version = None if answer.version is None else _storable(answer.version)
-    return StoredAnswer(job.index, job.phase, sample, _storable(answer.label or ""), version)
+def _rows(job: Job, answers: Sequence[Answer]) -> list[StoredAnswer]:
+    index, phase = job.index, job.phase
+    return [
+        StoredAnswer(index, phase, sample, _storable(label or ""), version and _storable(version))
+        for sample, (label, version, _) in zip(job.samples, answers, strict=True)
+    ]
 
 
+@lru_cache(maxsize=1024)
 def _storable(text: str) -> str:
     """Return text that UTF-8 can hold: JSON may carry halves of characters, which no label of a mapping has."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

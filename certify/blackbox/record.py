@@ -17,7 +17,7 @@ from numpy import ndarray
 
 from certify.blackbox.answers import ServiceError
 from certify.blackbox.labels import LabelMap
-from certify.blackbox.source import void_reason
+from certify.blackbox.source import is_void
 from certify.blackbox.stored import StoredAnswer
 from certify.errors import CertifyError
 from certify.files import write_atomically
@@ -156,7 +156,7 @@ class RecordedVotes:
                 )
             outcomes = [self.labels.outcome_of(row.label or None) for row in found]
             np.add.at(counts, outcomes, 1)
-            if void_reason(rows) is not None:
+            if is_void(row.version for row in rows):
                 counts[:] = 0
                 counts[-1] = len(found)
             yield request, counts

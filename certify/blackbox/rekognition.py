@@ -2,8 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import httpx
@@ -27,6 +26,22 @@ _AGAIN = {
     "RequestTimeout",
     "LimitExceededException",
 }
+_NOT_REACHED = ("EndpointConnectionError", "ConnectTimeoutError", "ProxyConnectionError", "SSLError")
+_LOST = ("HTTPClientError", "ConnectionError", "IncompleteReadError")
+_ADVICE = {
+    (
+        "NoCredentialsError",
+        "PartialCredentialsError",
+        "CredentialRetrievalError",
+        "ProfileNotFound",
+    ): (
+        "no usable credentials in the environment or the AWS configuration: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    ),
+    ("NoRegionError", "InvalidRegionError"): "no usable region: give --service region=NAME",
+    ("ParamValidationError",): "an option is not allowed: check --service project_version and max_labels",
+}
+"""Names of botocore's errors -> what to do about them."""
+
 _WRONG = {
     "AccessDeniedException",
     "UnrecognizedClientException",
@@ -61,8 +76,12 @@ class Rekognition(Adapter):
     project_version: str | None = None
     endpoint_url: str | None = None
     max_labels: int = 10
+    _made: dict[str, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     name: ClassVar[str] = "rekognition"
+
+    growth: ClassVar[float] = 4 / 3
+    """Bytes that are sent, over bytes of the image: boto3 writes it as base64."""
 
     def __post_init__(self) -> None:
         if self.max_labels < 1:
@@ -78,24 +97,41 @@ class Rekognition(Adapter):
             "max_labels": self.max_labels,
         }
 
-    @cached_property
-    def _client(self) -> Any:
+    def client(self, timeout: float | None = None) -> Any:
+        """Return the client of boto3, made once.
+
+        Args:
+            timeout: Seconds to wait for a connection, and for an answer; None: those of boto3.
+
+        Raises:
+            UsageError: If boto3 is not installed.
+            ServiceError: If the region or the configuration cannot be used.
+        """
+        if "client" not in self._made:
+            self._made["client"] = self._make(timeout)
+        return self._made["client"]
+
+    def _make(self, timeout: float | None) -> Any:
         try:
             import boto3
             from botocore.config import Config
             from botocore.exceptions import BotoCoreError
         except ImportError:
             raise UsageError("the rekognition adapter needs boto3: pip install 'wulff[aws]'") from None
+        waits = {} if timeout is None else {"connect_timeout": timeout, "read_timeout": timeout}
         try:
             # One attempt: retries, budget and journal are the caller's, and two layers would multiply.
-            return boto3.client(
+            # A session of its own: boto3's default one keeps the first credentials that it has seen.
+            return boto3.session.Session().client(
                 "rekognition",
                 region_name=self.region,
                 endpoint_url=self.endpoint_url,
-                config=Config(retries={"total_max_attempts": 1}),
+                config=Config(retries={"total_max_attempts": 1}, **waits),
             )
         except BotoCoreError as error:
-            raise ServiceError(f"AWS Rekognition: {error}") from None
+            raise _unusable(error) from None
+        except ValueError:  # an address that is none
+            raise ServiceError("AWS Rekognition: the address of the service is not a URL") from None
 
     def prepare(self, images: UInt8[ndarray, "batch height width channel"]) -> bytes:
         """Return the PNG of one image, large enough; see `Adapter.prepare`."""
@@ -103,23 +139,23 @@ class Rekognition(Adapter):
 
     async def ask(self, client: httpx.AsyncClient, prepared: Any) -> Sequence[Answer]:
         """Ask about one image; see `Adapter.ask`."""
-        return [await asyncio.to_thread(self._ask, prepared)]
+        return [await asyncio.to_thread(self._ask, prepared, client.timeout.read)]
 
-    def _ask(self, png: bytes) -> Answer:
-        from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+    def _ask(self, png: bytes, timeout: float | None) -> Answer:
+        from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.parsers import ResponseParserError
 
         try:
+            service = self.client(timeout)
             if self.project_version is None:
-                found = self._client.detect_labels(Image={"Bytes": png}, MaxLabels=self.max_labels, MinConfidence=0)
+                found = service.detect_labels(Image={"Bytes": png}, MaxLabels=self.max_labels, MinConfidence=0)
             else:
-                found = self._client.detect_custom_labels(
+                found = service.detect_custom_labels(
                     ProjectVersionArn=self.project_version,
                     Image={"Bytes": png},
                     MaxResults=self.max_labels,
                     MinConfidence=0,
                 )
-        except NoCredentialsError:
-            raise ServiceError("AWS Rekognition: no credentials in the environment or the AWS configuration") from None
         except ClientError as error:
             code = str(error.response.get("Error", {}).get("Code", ""))
             status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
@@ -128,8 +164,16 @@ class Rekognition(Adapter):
             if code in _AGAIN or status == 429 or status >= 500:
                 raise NoAnswerError(code) from None
             raise RefusedError(code) from None
+        except ResponseParserError:
+            raise RefusedError("the answer cannot be read") from None
         except BotoCoreError as error:
-            raise NoAnswerError(type(error).__name__) from None
+            name = type(error).__name__
+            if _is_any(error, _NOT_REACHED):
+                raise NoAnswerError(f"cannot connect to AWS Rekognition: {name}", reached=False) from None
+            if _is_any(error, _LOST):
+                raise NoAnswerError(f"lost the connection to AWS Rekognition: {name}") from None
+            # Whatever is left is decided on this machine, and would be decided alike for every image.
+            raise _unusable(error) from None
         return self.read(found)
 
     def read(self, answer: Any) -> Answer:
@@ -143,6 +187,20 @@ class Rekognition(Adapter):
         if not scored:
             return Answer(None, version, "the answer holds no label")
         return Answer(min(scored)[1], version)
+
+
+def _is_any(error: Exception, names: Sequence[str]) -> bool:
+    """Whether an error is of a class of botocore named so; by name, because botocore may be absent where this is read."""
+    return any(kind.__name__ in names for kind in type(error).__mro__)
+
+
+def _unusable(error: Exception) -> ServiceError:
+    """Return the error of a client that cannot ask at all, with what to do; without botocore's text: it may quote values."""
+    name = type(error).__name__
+    for names, advice in _ADVICE.items():
+        if _is_any(error, names):
+            return ServiceError(f"AWS Rekognition: {advice} ({name})")
+    return ServiceError(f"AWS Rekognition cannot be asked ({name}); check --service and the AWS configuration")
 
 
 def enlarge(image: UInt8[ndarray, "height width channel"]) -> UInt8[ndarray, "_ _ channel"]:

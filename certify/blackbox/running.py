@@ -1,20 +1,33 @@
 """A run whose votes come from a prediction service, or from a log of one."""
 
+import json
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from certify.blackbox.budget import BudgetError
 from certify.blackbox.canary import Canaries
 from certify.blackbox.record import Record, RecordedVotes, write_record
 from certify.blackbox.source import ServiceVotes
 from certify.blackbox.spec import Service, canary_images
+from certify.blackbox.spending import (
+    AUTOMATIC_CANARIES,
+    Extras,
+    Spending,
+    asks_first,
+    extras_of,
+    startable,
+    too_small,
+    watched,
+)
 from certify.blackbox.store import JournalStore, StoredAnswer
 from certify.errors import UsageError
+from certify.files import write_atomically
 from certify.journal import Journal
 from certify.run_plan import RunPlan
+from certify.rundir import RUN_FILE, read_config
 from smoothing.estimators.base import Phase
 
 _CANARY_KEY = -1
@@ -33,11 +46,14 @@ def check_service_plan(plan: RunPlan) -> None:
         raise UsageError(
             f"services take images of 1, 3 or 4 channels, but {plan.data.name} has inputs {plan.law.shape}"
         )
-    if service.options.budget.queries is None:
+    limit = service.options.budget.queries
+    if limit is None:
         return
     if plan.votes_per_input is None:
         raise UsageError("a budget needs an estimator with a cap: give --cap")
-    service.options.budget.affordable(plan.votes_per_input)
+    reserved = extras_of(plan, service.canaries or 0).queries(1, plan.votes_per_input)
+    if service.options.from_record is None and limit < plan.votes_per_input + reserved:
+        raise too_small(plan, limit, reserved)
 
 
 def header_of(plan: RunPlan) -> dict[str, Any]:
@@ -58,6 +74,9 @@ def open_source(
 ) -> tuple[Any, list[int]]:
     """Return the source of the run's votes, and the inputs that may be started within the budget.
 
+    How the run is watched, and what people should know of it, goes into `run.json` ("canaries" and "warnings" of its
+    settings' "service") and the service's remarks.
+
     Args:
         plan: With a service.
         journal: Opened for writing.
@@ -67,6 +86,7 @@ def open_source(
 
     Raises:
         ServiceError: If the service cannot be used.
+        BudgetError: If the budget does not suffice for one input.
         CertifyError: If a log is of another run.
     """
     service: Service = plan.service
@@ -83,15 +103,15 @@ def open_source(
             if not store.find(index):
                 store.add(record.find(index))
         return RecordedVotes(record, service.labels, noise), todo
-    canaries, unchecked = None, []
-    if service.canaries and todo:
-        images = canary_images(service, plan.data.inputs, len(plan.data))
-        first = [row.label or None for row in store.find(_CANARY_KEY)]
-        canaries = Canaries(images, every=options.canary_seconds, expected=tuple(first) if first else None)
-        if first:
-            # Which of them a good check has followed, nobody knows any more; those that are finished, one has.
-            finished = {entry.index for entry in journal.entries()}
-            unchecked = [index for index in range(len(plan.data)) if index not in finished and store.find(index)]
+    spending = Spending(journal)
+    first = tuple(row.label or None for row in store.find(_CANARY_KEY))
+    asked = None if service.canaries is None else min(service.canaries, len(plan.data))
+    known = watched(asked, first, begun=journal.count_answers() > spending.kept)
+    unchecked: list[int] = []
+    if first and known and todo:
+        # Which of them a good check has followed, nobody knows any more; those that are finished, one has.
+        finished = {entry.index for entry in journal.entries()}
+        unchecked = [index for index in range(len(plan.data)) if index not in finished and store.find(index)]
     source = stack.enter_context(
         ServiceVotes(
             service.adapter,
@@ -100,10 +120,10 @@ def open_source(
             service.labels,
             store,
             settings=options.calls,
-            canaries=canaries,
             before=service.before,
             progress=on_votes,
             unchecked=unchecked,
+            asking=spending.ask,
         )
     )
     if options.record is not None:
@@ -114,34 +134,128 @@ def open_source(
             write_record(path, header_of(plan), answers)
 
         stack.callback(keep)
-    startable = _within_budget(plan, journal, todo)
-    if startable:
-        with torch.inference_mode():
-            # One question before the first vote, unless it costs money that nobody has allowed.
-            free = not options.budget.paid or options.budget.queries is not None
-            source.check(plan.data.inputs(startable[:1])[0] if free else None)
-        if canaries is not None and canaries.expected is None:
+    count, chosen = _begin(plan, journal, todo, source, spending, known, first)
+    _tell(plan, count, spending.versions, begun=known is not None)
+    return source, sorted(chosen)
+
+
+def _begin(
+    plan: RunPlan,
+    journal: Journal,
+    todo: list[int],
+    source: ServiceVotes,
+    spending: Spending,
+    known: int | None,
+    first: tuple[str | None, ...],
+) -> tuple[int, list[int]]:
+    """Choose the inputs that the budget suffices for, ask the first question, and begin to watch the service.
+
+    Args:
+        plan: With a service.
+        journal: Opened for writing.
+        todo: Inputs that are not finished.
+        source: Without canaries yet.
+        spending: What asks.
+        known: Canaries of this run; None where that follows from the first answer.
+        first: Their labels at the first check of an earlier start; empty without one.
+
+    Returns:
+        The number of canaries, and the inputs.
+    """
+    service: Service = plan.service
+    limit, count, questions = service.options.budget.queries, known or 0, int(asks_first(plan))
+    lacking = _lacking(plan, journal, todo)
+
+    def choose(canaries: int, before: int) -> tuple[Extras, list[int], int]:
+        """Return what is asked beside the votes, the inputs, and their votes; keep the rest for the former."""
+        extras = extras_of(plan, canaries, before)
+        left = None if limit is None else limit - journal.count_answers()
+        inputs = startable(extras, lacking, left)
+        votes = sum(cost for index, cost in lacking if index in set(inputs))
+        spending.left = None if left is None else left - votes
+        return extras, inputs, votes
+
+    _, chosen, votes = choose(count, questions)
+    if not count and not votes:
+        # All that is asked for was answered before: nothing has to be asked to count it.
+        return 0, [index for index, cost in lacking if not cost]
+    if not chosen:
+        if limit is not None and journal.count_answers() == 0:
+            raise too_small(plan, limit, extras_of(plan, count).queries(1, plan.votes_per_input or 0))
+        return count, []
+    with torch.inference_mode():
+        source.check(plan.data.inputs(chosen[:1])[0] if questions else None)
+    if known is None and _says_no_version(service, spending.versions):
+        wanted = min(AUTOMATIC_CANARIES, len(plan.data))
+        count = wanted if choose(wanted, 0)[1] else 0
+    extras, chosen, votes = choose(count, 0)
+    if count:
+        images = canary_images(count, plan.data.inputs, len(plan.data))
+        certain = replace(extras, votes_per_check=None).queries(len(chosen), votes)
+        timed = None if spending.left is None else max(spending.left - certain, 0) // count
+        source.canaries = Canaries(images, every=service.options.canary_seconds, expected=first or None, timed=timed)
+        if not first:
             source.check_canaries()
-            labels: tuple[str | None, ...] = canaries.expected or ()
-            store.add([StoredAnswer(_CANARY_KEY, Phase.ATTACK, k, label or "", None) for k, label in enumerate(labels)])
-    return source, startable
+            # Numbered from below zero up: that they were asked about is on the account already.
+            source.store.add(
+                [
+                    StoredAnswer(_CANARY_KEY, Phase.ATTACK, k - count, label or "", None)
+                    for k, label in enumerate(source.canaries.expected or ())
+                ]
+            )
+    return count, chosen
 
 
-def _within_budget(plan: RunPlan, journal: Journal, todo: list[int]) -> list[int]:
-    """Return the inputs that the budget suffices for, each as a whole; none that was begun is left half done first."""
-    limit = plan.service.options.budget.queries
-    if limit is None or plan.votes_per_input is None:
-        return todo
-    left = limit - journal.count_answers()
-    chosen = []
+def _lacking(plan: RunPlan, journal: Journal, todo: list[int]) -> list[tuple[int, int]]:
+    """Return the inputs with the votes that each may still take, the furthest first: none that was begun is left behind."""
+    most = plan.votes_per_input
+    if plan.service.options.budget.queries is None or most is None:
+        return [(index, 1) for index in todo]  # no matter how many: all of them are started
     have = {index: sum(1 for _, sample, _, _ in journal.answers(index) if sample >= 0) for index in todo}
-    for index in sorted(todo, key=lambda i: -have[i]):
-        cost = plan.votes_per_input - have[index]
-        if cost <= left:
-            left -= cost
-            chosen.append(index)
-    if todo and not chosen and journal.count_answers() == 0:
-        raise BudgetError(
-            f"the budget of {limit:,} queries is too small for one input of {plan.votes_per_input:,} votes"
+    return [(index, most - have[index]) for index in sorted(todo, key=lambda i: -have[i])]
+
+
+def _says_no_version(service: Service, versions: set[str | None]) -> bool:
+    """Whether answers come without a version, as far as is known; `versions` are those of the answers so far."""
+    return versions == {None} or (not versions and service.shows_no_version)
+
+
+def _tell(plan: RunPlan, count: int, versions: set[str | None], *, begun: bool) -> None:
+    """Say, to people and in `run.json`, by how many known images the run is watched, and what is not watched."""
+    service: Service = plan.service
+    if not count and not service.options.is_random and not versions - {None}:
+        says = (
+            "reports no version" if _says_no_version(service, versions) else "has not said whether it reports a version"
         )
-    return sorted(chosen)
+        if service.options.canaries == 0:
+            why = "--canaries 0 has switched off the known images that would show a change"
+        elif begun:
+            why = "the run in this folder was begun without known images that would show a change"
+        elif versions or service.shows_no_version:
+            why = "the budget has no room for known images that would show a change, beside the votes of an input"
+        else:
+            why = f"no known images are watched that would show a change: give --canaries {AUTOMATIC_CANARIES}"
+        service.remarks.add(f"the service {says}, and {why}; that it stays the same is assumed, not checked")
+    config = read_config(plan.out)
+    there = config["settings"].get("service") or {}
+    config["settings"]["service"] = {**there, "canaries": count, "warnings": list(service.remarks.texts)}
+    write_atomically(plan.out / RUN_FILE, json.dumps(config, indent=2, allow_nan=False) + "\n")
+
+
+def budget_remark(plan: RunPlan, finished: int) -> str | None:
+    """Return what to say of a run that its budget has ended; None where it has not.
+
+    Args:
+        plan: The run.
+        finished: How many of its inputs are finished.
+    """
+    service: Service | None = plan.service
+    if service is None or service.options.from_record is not None or finished >= len(plan.indices):
+        return None
+    if service.options.budget.queries is None:
+        return None
+    option = "--max-queries" if service.options.budget.max_cost is None else "--max-cost"
+    return (
+        f"the budget sufficed for {finished:,} of {len(plan.indices):,} inputs; repeat the line with a larger {option} "
+        "to go on"
+    )

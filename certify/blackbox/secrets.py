@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterable, Mapping
 
 from certify.blackbox.answers import ServiceError
+from certify.errors import UsageError
+from certify.redaction import has_userinfo, is_secret, parameters
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
@@ -33,6 +35,33 @@ def expand(text: str) -> str:
 def expand_all(headers: Mapping[str, str]) -> dict[str, str]:
     """Return the headers with their templates filled in; see `expand`."""
     return {key: expand(value) for key, value in headers.items()}
+
+
+def refuse_literal_secrets(address: str | None, headers: Iterable[tuple[str, str]] = ()) -> None:
+    """Check that an address and headers hold no secret themselves: both are kept with the run, and shown.
+
+    Raises:
+        UsageError: If one does; the message names it, never its value.
+    """
+    if address is not None:
+        if has_userinfo(address):
+            raise UsageError(
+                "the address of the service holds a user or a password (scheme://user:password@host), which would be kept "
+                "with the run: leave it out, and send it as a header whose value is ${NAME}, with NAME in the environment"
+            )
+        for name, value in parameters(address):
+            if is_secret(name, value):
+                raise UsageError(_advice(f"the parameter {name} of the address"))
+    for name, value in headers:
+        if is_secret(name, value):
+            raise UsageError(_advice(f"the header {name}"))
+
+
+def _advice(what: str) -> str:
+    return (
+        f"{what} looks like a secret, which would be kept with the run: write ${{NAME}} for it and set NAME in the "
+        "environment"
+    )
 
 
 def redact(text: str, names: Iterable[str]) -> str:

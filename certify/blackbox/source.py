@@ -7,11 +7,12 @@ Rules that keep the certificates proofs, enforced here:
 * an answer is stored before it counts, one row a sample; what is stored is never asked again;
 * a refusal, an unreadable answer or retries that ran out is the outcome "invalid", which counts against every class;
 * an input whose answers come from two versions of the service, or that was asked between a good and a bad check of the
-  canaries, is void: all its votes count as "invalid", so that it abstains.
+  canaries, is void: all its votes count as "invalid", so that it abstains, and what it still lacks is not asked any more.
 """
 
 import asyncio
 import threading
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ from certify.blackbox.images import quantize
 from certify.blackbox.labels import LabelMap
 from certify.blackbox.pipeline import Job, Pipeline
 from certify.blackbox.store import AnswerStore, StoredAnswer
+from certify.journal import NOT_ASKED
 from smoothing.estimators.base import Phase
 from smoothing.noise_source import NoiseSource
 from smoothing.votes import VoteRequest
@@ -43,14 +45,21 @@ VOID = "void"
 
 @dataclass
 class _Pending:
-    """A request, the outcomes of its samples so far (-1: none), and how many are missing."""
+    """A request, and the labels of its samples so far ("" where there was none)."""
 
     request: VoteRequest
-    labels: dict[int, StoredAnswer] = field(default_factory=dict)
+    labels: dict[int, str] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
         return len(self.labels) == self.request.stop - self.request.start
+
+    def take(self, rows: Sequence[StoredAnswer]) -> bool:
+        """Take what belongs to this request of some answers of its input and phase; return whether any does."""
+        start, stop = self.request.start, self.request.stop
+        own = {sample: label for _, _, sample, label, _ in rows if start <= sample < stop}
+        self.labels.update(own)
+        return bool(own)
 
 
 class ServiceVotes:
@@ -69,6 +78,8 @@ class ServiceVotes:
         on_retry: Called with the reason of each retry.
         transport: Of httpx, for tests.
         unchecked: With canaries: inputs with stored answers that no good check has followed yet, of an interrupted run.
+        asking: Given every question that is no vote (the one of `check`, the canaries) as a function that asks it, with its
+            number of images; returns the answers. Counts such questions, or refuses them.
 
     Use it as a context manager, or call `close`: it holds connections and a thread.
     """
@@ -88,6 +99,7 @@ class ServiceVotes:
         on_retry: Callable[[str], None] | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
         unchecked: Iterable[int] = (),
+        asking: Callable[[Callable[[], Sequence[Answer]], int], Sequence[Answer]] | None = None,
     ) -> None:
         self.adapter = adapter
         self.noise = noise
@@ -99,6 +111,7 @@ class ServiceVotes:
         self.before = before
         self.progress = progress
         self._inputs = inputs
+        self._asking = asking
         self._unchecked: set[int] = set(unchecked)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="service-calls", daemon=True)
@@ -168,16 +181,13 @@ class ServiceVotes:
             held = []
         # Closed by name: an error's traceback would keep them going.
         with closing(self._pipeline.run(jobs)) as calls:
-            for rows in calls:
-                for row in rows:
-                    self._unchecked.add(row.key)
-                    for entry in by_key[row.key, row.phase]:
-                        if entry.request.start <= row.sample < entry.request.stop:
-                            entry.labels[row.sample] = row
-                            if entry.complete:
-                                held.append(entry)
+            for answered in calls:
+                for rows in answered:
+                    key, phase = rows[0].key, rows[0].phase
+                    self._unchecked.add(key)
+                    held += [entry for entry in by_key[key, phase] if entry.take(rows) and entry.complete]
                 if self.progress is not None:
-                    self.progress(len(rows))
+                    self.progress(sum(map(len, answered)))
                 if self.canaries is None or self.canaries.due:
                     self._watch(calls)
                     yield from self._release(held)
@@ -186,21 +196,38 @@ class ServiceVotes:
         yield from self._release(held)
 
     def _plan(self, requests: list[VoteRequest]) -> tuple[list[_Pending], Iterator[Job]]:
-        stored: dict[int, dict[tuple[Phase, int], StoredAnswer]] = {}
+        stored: dict[int, dict[Phase, dict[int, str]]] = {}
         pending = []
         for request in requests:
             if request.index not in stored:
-                stored[request.index] = {
-                    (row.phase, row.sample): row for row in self.store.find(request.index) if row.version != VOID
-                }
-            there = stored[request.index]
-            found = {
-                sample: there[request.phase, sample]
-                for sample in range(request.start, request.stop)
-                if (request.phase, sample) in there
-            }
+                phases = stored[request.index] = {}
+                for row in self.store.find(request.index):
+                    if row.version != VOID:
+                        phases.setdefault(row.phase, {})[row.sample] = row.label
+            there = stored[request.index].get(request.phase, {})
+            found = {sample: there[sample] for sample in range(request.start, request.stop) if sample in there}
             pending.append(_Pending(request, found))
+        self._skip([entry for entry in pending if not entry.complete])
         return pending, self._jobs([(entry.request, set(entry.labels)) for entry in pending])
+
+    def _skip(self, wanted: list[_Pending]) -> None:
+        """Complete requests about void inputs: whatever the service would say now counts against every class."""
+        void = {index for index in {e.request.index for e in wanted} if is_void(self.store.versions(index))}
+        skipped = [
+            StoredAnswer(entry.request.index, entry.request.phase, sample, "", NOT_ASKED)
+            for entry in wanted
+            if entry.request.index in void
+            for sample in range(entry.request.start, entry.request.stop)
+            if sample not in entry.labels
+        ]
+        if not skipped:
+            return
+        self.store.add(skipped)  # the votes that are counted are those that are stored, here as everywhere
+        for entry in wanted:
+            if entry.request.index in void:
+                entry.take([row for row in skipped if row[:2] == (entry.request.index, entry.request.phase)])
+        if self.progress is not None:
+            self.progress(len(skipped))
 
     def _jobs(self, wanted: list[tuple[VoteRequest, set[int]]]) -> Iterator[Job]:
         """Draw the samples that have no answer yet, in calls of at most the adapter's size."""
@@ -256,7 +283,7 @@ class ServiceVotes:
         )
 
     def _void(self, indices: Sequence[int], reason: str) -> None:
-        fresh = [index for index in indices if all(row.version != VOID for row in self.store.find(index))]
+        fresh = [index for index in indices if VOID not in self.store.versions(index)]
         if fresh:  # all at once: killed in between, some would count where the service changes back
             self.store.add([StoredAnswer(index, Phase.ATTACK, -1, reason, VOID) for index in fresh])
 
@@ -266,16 +293,19 @@ class ServiceVotes:
 
     def _count(self, entry: _Pending) -> Int64[ndarray, " outcomes"]:
         counts = np.zeros(self.num_classes + 1, dtype=np.int64)
-        if void_reason(self.store.find(entry.request.index)) is not None:
+        if is_void(self.store.versions(entry.request.index)):
             counts[-1] = len(entry.labels)
             return counts
-        outcomes = [self.labels.outcome_of(row.label or None) for row in entry.labels.values()]
-        np.add.at(counts, outcomes, 1)
+        for label, number in Counter(entry.labels.values()).items():
+            counts[self.labels.outcome_of(label or None)] += number
         return counts
 
     def _ask(self, images: UInt8[ndarray, "batch height width channel"]) -> Sequence[Answer]:
-        answers: Sequence[Answer] = self._wait(self._caller.ask(self.adapter.prepare(images), len(images)))
-        return answers
+        def ask() -> Sequence[Answer]:
+            answers: Sequence[Answer] = self._wait(self._caller.ask(self.adapter.prepare(images), len(images)))
+            return answers
+
+        return ask() if self._asking is None else self._asking(ask, len(images))
 
     def _wait(self, coroutine: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
@@ -298,14 +328,7 @@ class ServiceVotes:
         self.close()
 
 
-def void_reason(rows: Any) -> str | None:
-    """Return why the votes of an input, all its stored rows given, prove nothing; None if they are sound."""
-    rows = list(rows)
-    for row in rows:
-        if row.version == VOID:
-            return str(row.label)
-    # A refusal may come without a version; it is no second version.
-    versions = sorted({row.version for row in rows if row.version is not None})
-    if len(versions) > 1:
-        return f"the service answered as versions {', '.join(versions)}"
-    return None
+def is_void(versions: Iterable[str | None]) -> bool:
+    """Return whether the votes of an input, the versions of all its stored rows given, prove nothing."""
+    known = set(versions) - {None}  # a refusal may come without a version; it is no second version
+    return VOID in known or len(known) > 1

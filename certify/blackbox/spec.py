@@ -33,7 +33,8 @@ class ServiceOptions:
         class_names: Names of the classes in order; None: the data set's.
         calls: Concurrency, rate, patience.
         budget: Limits and price.
-        canaries: Number of known images that are asked for before, during and after; 0 for none.
+        canaries: Number of known images that are asked for before, during and after; 0 for none; None: 5 where the service
+            shows no version and the budget has room for them.
         canary_seconds: Seconds between two checks.
         is_random: The service is random by design: canaries mean nothing and are off.
         record: File that all answers are written to at the end; None for none.
@@ -46,11 +47,32 @@ class ServiceOptions:
     class_names: tuple[str, ...] | None = None
     calls: CallSettings = field(default_factory=CallSettings)
     budget: Budget = field(default_factory=Budget)
-    canaries: int = 0
+    canaries: int | None = None
     canary_seconds: float | int = 600.0
     is_random: bool = False
     record: Path | None = None
     from_record: Path | None = None
+
+
+class Remarks:
+    """What people should know about how a run on a service goes, in the order in which it came up.
+
+    Attributes:
+        texts: The remarks so far, each once.
+        listener: Told each of them when it comes up; None for nobody.
+    """
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.listener: Callable[[str], None] | None = None
+
+    def add(self, text: str) -> None:
+        """Add a remark."""
+        if text in self.texts:
+            return
+        self.texts.append(text)
+        if self.listener is not None:
+            self.listener(text)
 
 
 @dataclass(frozen=True)
@@ -63,6 +85,7 @@ class Service:
         options: What was asked for.
         before: Denoiser before the 8-bit step, or None.
         before_digest: What that denoiser is.
+        remarks: What comes up on the way.
     """
 
     adapter: Adapter
@@ -70,11 +93,20 @@ class Service:
     options: ServiceOptions
     before: Callable[[Any], Any] | None = None
     before_digest: str | None = None
+    remarks: Remarks = field(default_factory=Remarks, compare=False)
 
     @property
-    def canaries(self) -> int:
-        """Number of canaries that are used."""
+    def canaries(self) -> int | None:
+        """Number of canaries that are asked for; None where that follows from the service's first answer."""
         return 0 if self.options.is_random else self.options.canaries
+
+    @property
+    def shows_no_version(self) -> bool:
+        """Whether it is known beforehand that answers come without a version of the service: the adapter reads none."""
+        name = self.adapter.name
+        return name in ("hf-endpoint", "callable") or (
+            name == "http-json" and getattr(self.adapter, "version", None) is None
+        )
 
     def describe(self) -> dict[str, Any]:
         """Return what can change a label: part of a run's identity, without secrets."""
@@ -125,7 +157,7 @@ def build_service(spec: str, options: ServiceOptions, data_names: Sequence[str],
     Raises:
         UsageError: If an option is unknown or out of range, or the classes cannot be named.
     """
-    if options.canaries < 0:
+    if options.canaries is not None and options.canaries < 0:
         raise UsageError(f"the number of canaries must be at least 0, got {options.canaries}")
     if options.record is not None and options.from_record is not None:
         raise UsageError("--record keeps answers and --from-record reads them: give one of the two")
@@ -152,11 +184,11 @@ def build_service(spec: str, options: ServiceOptions, data_names: Sequence[str],
     return Service(adapter, labels, options)
 
 
-def canary_images(service: Service, read: Callable[[Sequence[int]], Any], size: int) -> UInt8[ndarray, "n h w c"]:
-    """Return the canaries: clean images, evenly spaced over the data set."""
+def canary_images(count: int, read: Callable[[Sequence[int]], Any], size: int) -> UInt8[ndarray, "n h w c"]:
+    """Return so many canaries, or as many as there are: clean images, evenly spaced over the data set."""
     from certify.blackbox.images import quantize
 
-    count = min(service.canaries, size)
+    count = min(count, size)
     indices = [round(i * (size - 1) / max(count - 1, 1)) for i in range(count)]
     return np.asarray(quantize(read(indices)))
 

@@ -35,6 +35,10 @@ class AnswerStore(Protocol):
         """Return what is there of one input, in the order of phases and samples."""
         ...
 
+    def versions(self, index: int) -> set[str | None]:
+        """Return the versions among the answers of one input."""
+        ...
+
 
 class MemoryStore:
     """An `AnswerStore` that lives as long as the process: for the library, where nothing is to be resumed."""
@@ -56,6 +60,10 @@ class MemoryStore:
     def find(self, index: int) -> list[StoredAnswer]:
         """See `AnswerStore.find`."""
         return sorted(self._rows.get(index, {}).values(), key=lambda row: (str(row.phase), row.sample))
+
+    def versions(self, index: int) -> set[str | None]:
+        """See `AnswerStore.versions`."""
+        return {row.version for row in self._rows.get(index, {}).values()}
 
 
 class JournalStore:
@@ -85,6 +93,10 @@ class JournalStore:
     def find(self, index: int) -> list[StoredAnswer]:
         """See `AnswerStore.find`."""
         return [StoredAnswer(index, *row) for row in self._journal.answers(index)]
+
+    def versions(self, index: int) -> set[str | None]:
+        """See `AnswerStore.versions`."""
+        return self._journal.answer_versions(index)
 
     def close(self) -> None:
         """Move what is noted and not added into the journal: an interrupt may have come between the two."""

@@ -11,6 +11,7 @@ from certify.blackbox.http_json import HttpJson
 from certify.blackbox.oip import OpenInference
 from certify.blackbox.openai_chat import OpenAIChat
 from certify.blackbox.rekognition import Rekognition
+from certify.blackbox.secrets import refuse_literal_secrets
 from certify.errors import UsageError
 
 
@@ -103,6 +104,13 @@ ADAPTERS: dict[str, Row] = {
 }
 
 
+_KEYS = {
+    "oip": "--service 'headers=Authorization=Bearer ${NAME}', with NAME in the environment",
+    "openai-chat": "--service key_variable=NAME, with NAME in the environment",
+}
+"""Adapters that put a path behind the address, where parameters would be in between, and how each is given a key."""
+
+
 def build_adapter(
     name: str, url: str, options: Mapping[str, str] | None = None, class_names: Sequence[str] | None = None
 ) -> Adapter:
@@ -115,7 +123,8 @@ def build_adapter(
         class_names: Names of the classes, where the adapter must tell them to the service.
 
     Raises:
-        UsageError: If there is no such adapter or option, or a value is not allowed; the message lists what is.
+        UsageError: If there is no such adapter or option, a value is not allowed (the message lists what is), or a secret
+            stands in the address or a header itself.
     """
     from certify.models.base import did_you_mean
 
@@ -127,4 +136,14 @@ def build_adapter(
         if key not in row.options:
             hint = did_you_mean(key, row.options)
             raise UsageError(f"the {name} adapter takes {', '.join(row.options)}; got --service {key}{hint}")
-    return row.make(url, options or {}, class_names)
+    if "?" in url and name in _KEYS:
+        raise UsageError(
+            f"the address of the {name} adapter takes no parameters (?...); a key is given by {_KEYS[name]}"
+        )
+    refuse_literal_secrets(url)  # before any message can show it
+    adapter = row.make(url, options or {}, class_names)
+    # From a file, or from an option that is an address: whatever is kept of the adapter.
+    for field in ("url", "endpoint_url"):
+        refuse_literal_secrets(getattr(adapter, field, None))
+    refuse_literal_secrets(None, getattr(adapter, "headers", ()))
+    return adapter

@@ -117,6 +117,11 @@ def audit(
         raise UsageError("--model and --data are for a replay: give --replay K or --indices with them")
     if not wants_replay and samples is not None:
         raise UsageError("--samples is for a replay: give --replay K or --indices with it")
+    if wants_replay and _is_of_service(folder):
+        raise UsageError(
+            "votes of a service cannot be drawn again without asking (and paying); audit recounts its recorded answers: "
+            "leave --replay, --indices and --samples out"
+        )
     from certify.audit.ranges import parse_samples
 
     part = None if samples is None else parse_samples(samples)
@@ -140,6 +145,16 @@ def audit(
         _print_report(report, replayed, mismatches)
     if mismatches:
         raise typer.Exit(1)
+
+
+def _is_of_service(folder: Path) -> bool:
+    """Return whether a run folder says that its votes came from a prediction service."""
+    import json
+
+    try:
+        return json.loads((folder / "run.json").read_text())["identity"].get("service") is not None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False  # what is wrong with the folder, the audit says
 
 
 def _choose(report: "AuditReport", count: int | None, indices: str | None) -> list[int]:

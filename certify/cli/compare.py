@@ -88,9 +88,9 @@ def compare(
     """Put deterministic verification and randomized smoothing side by side: same inputs, one norm.
 
     Both predictions (f and the smoothed g are two classifiers), both certified radii, what each guarantee is, each
-    classifier's own attack, and the gap. Wrong and abstained count with radius 0. Different inputs or norms are refused;
-    conversions between norms only go inward (to inscribed balls) and are flagged. A clipped ball is a smaller set: the
-    clip flag is in every row.
+    classifier's own attack, and the gap. Wrong, abstained, undecided and refuted count with radius 0. Different inputs or
+    norms are refused; conversions between norms only go inward (to inscribed balls) and are flagged. A clipped ball is a
+    smaller set: the clip flag is in every row.
 
     With MODEL both runs go to OUT/verify and OUT/smoothing, journalled and resumable. Exit code 1 means that an attack
     contradicts a certificate.
@@ -114,7 +114,8 @@ def compare(
     chosen = None if norm is None else Norm.parse(norm)
     arguments = dict(locals())
     runs = [Path(target) for target in targets]
-    if len(runs) > 1:
+    # No form of MODEL but a path is without a colon.
+    if len(runs) > 1 or (":" not in targets[0] and not runs[0].exists()):
         require_runs(runs)
     elif not (runs[0] / RUN_FILE).is_file():
         runs = _make_runs(arguments)
@@ -264,7 +265,9 @@ def _inputs_table(sides: list[Any]) -> Any:
 def _summary_table(summary: dict[str, Any]) -> Any:
     from rich.table import Table
 
-    table = Table(title="All inputs (wrong and abstained: radius 0)", title_justify="left")
+    decides = any(side["undecided"] is not None for side in summary["sides"])
+    none = "wrong, abstained, undecided and refuted" if decides else "wrong and abstained"
+    table = Table(title=f"All inputs ({none}: radius 0)", title_justify="left")
     table.add_column("")
     for side in summary["sides"]:
         table.add_column(side["name"], justify="right")
@@ -279,6 +282,8 @@ def _summary_table(summary: dict[str, Any]) -> Any:
     row("converted from", lambda s: s["converted_from"] or "-")
     row("accuracy", lambda s: f"{100 * s['accuracy']:.1f} %")
     row("abstained", lambda s: f"{100 * s['abstained']:.1f} %")
+    for reason in ("undecided", "refuted") if decides else ():
+        row(reason, lambda s, key=reason: "-" if s[key] is None else f"{100 * s[key]:.1f} %")
     row("mean certified radius", lambda s: f"{s['mean_radius']:.4f}")
     row("mean gap to its own attack", lambda s: "-" if s["mean_gap"] is None else f"{s['mean_gap']:.4f}")
     row("seconds per input", lambda s: f"{s['seconds_per_input']:.3f}")

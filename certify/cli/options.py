@@ -292,10 +292,11 @@ def estimator_options(name: str, n0: int | None, n: int | None, **given: Any) ->
 
 
 AdapterOption = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--adapter",
-        help="MODEL is an address: how it is asked. oip, http-json, openai-chat, hf-endpoint or rekognition.",
+        help="MODEL is an address: how it is asked. oip (default), http-json, openai-chat, hf-endpoint or rekognition.",
+        show_default=False,
     ),
 ]
 ServiceOption = Annotated[
@@ -315,19 +316,43 @@ ClassNamesOption = Annotated[
     typer.Option("--class-names", help="Service: names of the classes, comma separated, in order.", show_default=False),
 ]
 ConcurrencyOption = Annotated[
-    int, typer.Option("--concurrency", help="Service: calls in flight; also what a kill may pay twice.")
+    int | None,
+    typer.Option(
+        "--concurrency",
+        help="Service: calls in flight (default 8); also what a kill may pay twice.",
+        show_default=False,
+    ),
 ]
 RateOption = Annotated[
     float | None, typer.Option("--rate", help="Service: calls a second at most.", show_default=False)
 ]
 PatienceOption = Annotated[
-    float, typer.Option("--patience", help="Service: seconds until a question without any answer counts as invalid.")
+    float | None,
+    typer.Option(
+        "--patience",
+        help="Service: seconds until a question without any answer counts as invalid (default 300).",
+        show_default=False,
+    ),
+]
+TimeoutOption = Annotated[
+    float | None,
+    typer.Option(
+        "--timeout",
+        help="Service: seconds to wait for the answer to a call (default 60). A call that takes longer has given no answer "
+        "and is made again, and the service may bill both.",
+        show_default=False,
+    ),
 ]
 MaxQueriesOption = Annotated[
-    int | None, typer.Option("--max-queries", help="Service: images to ask about, at most.", show_default=False)
+    int | None,
+    typer.Option(
+        "--max-queries",
+        help="Service: images to ask about, at most: votes, the question before them and known images (per --shard).",
+        show_default=False,
+    ),
 ]
 MaxCostOption = Annotated[
-    float | None, typer.Option("--max-cost", help="Service: money to spend, at most.", show_default=False)
+    float | None, typer.Option("--max-cost", help="Service: money to spend, at most, likewise.", show_default=False)
 ]
 PriceOption = Annotated[
     float | None,
@@ -337,9 +362,12 @@ PriceDateOption = Annotated[
     str | None, typer.Option("--price-date", help="Service: day of that price, as in 2026-11-27.", show_default=False)
 ]
 CanariesOption = Annotated[
-    int,
+    int | None,
     typer.Option(
-        "--canaries", help="Service without versions: known images asked about before, during (every 10 min) and after."
+        "--canaries",
+        help="Service: known images asked about before, during (every 10 min) and after, which show that it has changed "
+        "(default: 5 where it reports no version and the budget has room for them, else none).",
+        show_default=False,
     ),
 ]
 RandomServiceOption = Annotated[
@@ -359,18 +387,19 @@ FromRecordOption = Annotated[
 def service_options(
     model: str,
     *,
-    adapter: str,
+    adapter: str | None,
     service: list[str] | None,
     label_map: Path | None,
     class_names: str | None,
-    concurrency: int,
+    concurrency: int | None,
     rate: float | None,
-    patience: float,
+    patience: float | None,
+    timeout: float | None,
     max_queries: int | None,
     max_cost: float | None,
     price: float | None,
     price_date: str | None,
-    canaries: int,
+    canaries: int | None,
     random_service: bool,
     record: Path | None,
     from_record: Path | None,
@@ -378,25 +407,48 @@ def service_options(
     """Return how a service is asked, where the model is one or one of the options was given; else None.
 
     Raises:
-        UsageError: If a value is out of range, or a package is missing.
+        UsageError: If a value is out of range, a package is missing, or the model is no service.
     """
-    asked = (service, label_map, class_names, max_queries, max_cost, price, record, from_record)
-    if not model.startswith(("http://", "https://")) and all(value is None for value in asked):
-        return None
     from certify.errors import UsageError
 
+    asked = {
+        "--adapter": adapter,
+        "--service": service,
+        "--label-map": label_map,
+        "--class-names": class_names,
+        "--concurrency": concurrency,
+        "--rate": rate,
+        "--patience": patience,
+        "--timeout": timeout,
+        "--max-queries": max_queries,
+        "--max-cost": max_cost,
+        "--price-per-1000": price,
+        "--price-date": price_date,
+        "--canaries": canaries,
+        "--random-service": random_service or None,
+        "--record": record,
+    }
+    given = [flag for flag, value in asked.items() if value is not None]
+    if not model.startswith(("http://", "https://")) and from_record is None:
+        if not given:
+            return None
+        raise UsageError(
+            f"{', '.join(given)}: for a prediction service alone, whose address MODEL must then be (https://...), got "
+            f"MODEL={model}"
+        )
     try:
         from certify.blackbox.budget import Budget
         from certify.blackbox.caller import CallSettings
         from certify.blackbox.spec import ServiceOptions
     except ImportError as error:
         raise UsageError(f"prediction services need {error.name}: pip install 'wulff[api]'") from None
+    calls: dict[str, Any] = {"concurrency": concurrency, "patience": patience, "timeout": timeout}
     return ServiceOptions(
-        adapter=adapter,
+        adapter=adapter or "oip",
         options=tuple(service or ()),
         label_map=label_map,
         class_names=None if class_names is None else tuple(name.strip() for name in class_names.split(",")),
-        calls=CallSettings(concurrency=concurrency, per_second=rate, patience=patience),
+        calls=CallSettings(per_second=rate, **{key: value for key, value in calls.items() if value is not None}),
         budget=Budget(max_queries, max_cost, price, price_date),
         canaries=canaries,
         is_random=random_service,

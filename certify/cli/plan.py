@@ -50,18 +50,19 @@ def plan(
     normalisation: o.NormalisationOption = None,
     denoiser: o.DenoiserOption = None,
     trust_pickle: TrustPickleOption = False,
-    adapter: o.AdapterOption = "oip",
+    adapter: o.AdapterOption = None,
     service: o.ServiceOption = None,
     label_map: o.LabelMapOption = None,
     class_names: o.ClassNamesOption = None,
-    concurrency: o.ConcurrencyOption = 8,
+    concurrency: o.ConcurrencyOption = None,
     rate: o.RateOption = None,
-    patience: o.PatienceOption = 300.0,
+    patience: o.PatienceOption = None,
+    timeout: o.TimeoutOption = None,
     max_queries: o.MaxQueriesOption = None,
     max_cost: o.MaxCostOption = None,
     price: o.PriceOption = None,
     price_date: o.PriceDateOption = None,
-    canaries: o.CanariesOption = 0,
+    canaries: o.CanariesOption = None,
     random_service: o.RandomServiceOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -134,6 +135,7 @@ def plan(
                 concurrency=concurrency,
                 rate=rate,
                 patience=patience,
+                timeout=timeout,
                 max_queries=max_queries,
                 max_cost=max_cost,
                 price=price,
@@ -154,8 +156,10 @@ def plan(
 
         found = service_forecast(prepared.plan)
         if as_json:
-            print_json(found)
+            print_json({**found, "warnings": list(prepared.warnings)})
         else:
+            for warning in prepared.warnings:
+                console().print(f"[yellow]warning:[/yellow] {warning}")
             for line in forecast_text(found):
                 console().print(line)
         return

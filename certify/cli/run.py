@@ -64,25 +64,29 @@ def run(
     normalisation: o.NormalisationOption = None,
     denoiser: o.DenoiserOption = None,
     trust_pickle: TrustPickleOption = False,
-    adapter: o.AdapterOption = "oip",
+    adapter: o.AdapterOption = None,
     service: o.ServiceOption = None,
     label_map: o.LabelMapOption = None,
     class_names: o.ClassNamesOption = None,
-    concurrency: o.ConcurrencyOption = 8,
+    concurrency: o.ConcurrencyOption = None,
     rate: o.RateOption = None,
-    patience: o.PatienceOption = 300.0,
+    patience: o.PatienceOption = None,
+    timeout: o.TimeoutOption = None,
     max_queries: o.MaxQueriesOption = None,
     max_cost: o.MaxCostOption = None,
     price: o.PriceOption = None,
     price_date: o.PriceDateOption = None,
-    canaries: o.CanariesOption = 0,
+    canaries: o.CanariesOption = None,
     random_service: o.RandomServiceOption = False,
     record: o.RecordOption = None,
     from_record: o.FromRecordOption = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Service: do not ask before money is spent.")] = False,
     quiet: QuietOption = False,
     preflight_: Annotated[
-        bool, typer.Option("--preflight/--no-preflight", help="Measure clean accuracy and speed on 64 inputs first.")
+        bool,
+        typer.Option(
+            "--preflight/--no-preflight", help="Measure clean accuracy and speed on 64 inputs first (not of services)."
+        ),
     ] = True,
     as_json: JsonOption = False,
 ) -> None:
@@ -113,6 +117,7 @@ def run(
 
     from certify.allocator import tune_allocator
     from certify.progress import watch
+    from certify.redaction import redact_argument
     from certify.runner import execute, preflight
     from certify.setup import RunOptions, prepare
 
@@ -171,6 +176,7 @@ def run(
                 concurrency=concurrency,
                 rate=rate,
                 patience=patience,
+                timeout=timeout,
                 max_queries=max_queries,
                 max_cost=max_cost,
                 price=price,
@@ -183,7 +189,7 @@ def run(
             denoiser=denoiser,
             trust_pickle=trust_pickle,
             out=Path(out),
-            command=tuple(sys.argv),
+            command=tuple(map(redact_argument, sys.argv)),
         ),
         dict(os.environ),
     )
@@ -193,6 +199,8 @@ def run(
         notes.print(f"[yellow]warning:[/yellow] {warning}")
     for note in prepared.notes:
         notes.print(note)
+    if plan.service is not None:
+        plan.service.remarks.listener = lambda text: notes.print(f"[yellow]warning:[/yellow] {text}")
     if not quiet:
         describe(notes, plan)
         if preflight_ and plan.service is None:
@@ -274,13 +282,33 @@ def announce(out: Any, plan: Any, found: Any) -> None:
     out.print(f"{measured}, so {most}{clock(votes / found.votes_per_second)} for {most}{votes:,} samples")
 
 
+def _service_result(plan: Any, ended: str | None) -> dict[str, Any]:
+    """Return what the JSON of a run on a service says beside its figures; nothing for other runs."""
+    if plan.service is None:
+        return {}
+    return {
+        "inputs_planned": len(plan.indices),
+        "warnings": list(plan.service.remarks.texts),
+        "ended_by_budget": ended,
+    }
+
+
 def finish(plan: Any, rows: list[Any], as_json: bool) -> None:
     """Print the result of a run."""
     from certify.laws import law_text
     from certify.summary import summarize, summary_table
 
     wanted = set(plan.indices)
-    result = summarize([row for row in rows if row.index in wanted], plan.largest_radius(), plan.grid)
+    rows = [row for row in rows if row.index in wanted]
+    ended = None
+    if plan.service is not None:
+        from certify.blackbox.budget import BudgetError
+        from certify.blackbox.running import budget_remark
+
+        ended = budget_remark(plan, len(rows))
+        if ended is not None and not rows:
+            raise BudgetError(ended)
+    result = summarize(rows, plan.largest_radius(), plan.grid)
     if as_json:
         n = getattr(plan.estimator, "n", plan.votes_per_input)
         print_json(
@@ -291,6 +319,7 @@ def finish(plan: Any, rows: list[Any], as_json: bool) -> None:
                 "n": n,
                 "noise_version": plan.noise["version"],
                 **result,
+                **_service_result(plan, ended),
             }
         )
         return
@@ -307,6 +336,8 @@ def finish(plan: Any, rows: list[Any], as_json: bool) -> None:
             f"{result['invalid_votes']:,} votes were invalid (non-finite scores or labels outside the classes); "
             "they count against every class"
         )
+    if ended is not None:
+        out.print(ended)
     shard = plan.settings["shard"]
     if shard is not None:
         out.print(

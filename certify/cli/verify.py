@@ -34,7 +34,12 @@ ClipOption = Annotated[
     ),
 ]
 BudgetOption = Annotated[
-    float | None, typer.Option("--budget", help="Seconds per input (default: no limit).", show_default=False)
+    float | None,
+    typer.Option(
+        "--budget",
+        help="Seconds per input; with --vnnlib, for the whole file (default: no limit).",
+        show_default=False,
+    ),
 ]
 JobsOption = Annotated[int, typer.Option("--jobs", help="Processes for linear programs.")]
 AgainstOption = Annotated[
@@ -230,7 +235,7 @@ def describe(out: Any, plan: Any) -> None:
         out.print(
             f"sets     {plan.subject.norm} balls, {looked} {plan.eps:g}, {clip}; the {wins} is to win", markup=False
         )
-    limit = "" if plan.budget is None else f"; {plan.budget:g} s per input"
+    limit = "" if plan.budget is None else f"; {plan.budget:g} s {'for the file' if plan.is_file else 'per input'}"
     limit += "; pure: every method alone, as published" if plan.methods.pure else ""
     out.print(f"methods  {', '.join(plan.methods.ordered)}{limit}", markup=False)
 

@@ -12,7 +12,8 @@ from certify.verification.exports import COLUMNS, csv_text
 
 CSV, JSON = "compare.csv", "compare.json"
 
-MORE_COLUMNS = ("run", "alpha_all", "sigma", "n0", "n")
+MORE_COLUMNS = ("run", "alpha_all", "sigma", "n0", "n", "estimator", "cap")
+"""n0 and n are empty where inputs get as many votes as they need, `cap` at most."""
 
 
 def comparison_rows(sides: Sequence[Side]) -> list[dict[str, Any]]:
@@ -51,11 +52,16 @@ def _line(side: Side, index: int, point: Point) -> dict[str, Any]:
         "sigma": side.settings.get("sigma"),
         "n0": side.settings.get("n0"),
         "n": side.settings.get("n"),
+        "estimator": side.settings.get("estimator"),
+        "cap": side.settings.get("cap"),
     }
 
 
 def summarize_side(side: Side, radii: Sequence[float]) -> dict[str, Any]:
-    """Return the figures of one side over all inputs: abstained and wrong count with radius 0."""
+    """Return the figures of one side over all inputs: wrong, abstained, undecided and refuted count with radius 0.
+
+    "undecided" and "refuted" are None where the run decided no radii.
+    """
     points, count = list(side.points.values()), len(side.points)
     gaps = [p.attack_radius - p.radius for p in points if p.attack_radius is not None and p.predict == p.label]
     return {
@@ -72,6 +78,10 @@ def summarize_side(side: Side, radii: Sequence[float]) -> dict[str, Any]:
         "inputs": count,
         "accuracy": sum(p.predict == p.label for p in points) / count,
         "abstained": sum(p.status == "abstain" for p in points) / count,
+        **{
+            name: sum(p.status == name for p in points) / count if side.decides else None
+            for name in ("undecided", "refuted")
+        },
         "mean_radius": sum(p.radius for p in points) / count,
         "certified_accuracy": {f"{r:g}": sum(_holds(p, r) for p in points) / count for r in radii},
         "under_attack": {f"{r:g}": sum(_stands(p, r) for p in points) / count for r in radii}

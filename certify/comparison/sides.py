@@ -8,7 +8,8 @@ from typing import Any
 
 from certify.errors import CertifyError
 from certify.journal import Journal
-from certify.outcomes import ABSTAINED
+from certify.outcomes import ABSTAINED, NAMES
+from certify.report.sources import estimator_facts
 from certify.rundir import KIND as SMOOTHING
 from certify.rundir import Row, read_config, read_run
 from certify.verification.exports import clip_text
@@ -25,7 +26,9 @@ class Point:
         label: The data's label.
         predict: What this side's classifier says; negative where it says nothing.
         method: What the radius comes from.
-        status: "certified", "falsified", "unknown", "timeout", "abstain" or "misclassified".
+        status: What its own run says: "certified", "misclassified", "abstain" (all votes were counted and prove no class),
+            "undecided" (the votes that were allowed did not decide the smallest radius) or "refuted" (the tested class was
+            shown not to reach it) for g; "certified", "misclassified", "falsified", "unknown" or "timeout" for f.
         radius: Certified radius, input units; 0.0 where the prediction is wrong or absent, or nothing is proved.
         margin: Lower bound on the smallest margin there; None where there is none.
         attack_radius: Distance of the nearest successful attack on this classifier; None where none is known.
@@ -69,9 +72,10 @@ class Side:
         split: Part of the data set.
         points: By index.
         dimension: Number of coordinates.
-        settings: n0, n, sigma, seed, methods: what the row of a report must say.
+        settings: Estimator, cap, n0, n, sigma, seed, methods: what the row of a report must say.
         notes: What a reader should know.
         config: Content of `run.json`.
+        decides: Whether the run decided radii, so that inputs can be undecided or refuted, which is no abstaining.
     """
 
     folder: Path
@@ -91,6 +95,7 @@ class Side:
     settings: Mapping[str, Any]
     notes: tuple[str, ...]
     config: Mapping[str, Any] = field(repr=False)
+    decides: bool = False
 
     @property
     def alpha_all(self) -> float:
@@ -227,6 +232,7 @@ def _smoothing(folder: Path) -> Side:
         notes.append(f"{folder.name}: g's network does not say that it was trained with noise")
     device = str(run.config["environment"].get("device"))
     estimator = identity["estimator"]
+    facts = estimator_facts(estimator)
     dimension = math.prod(law["shape"])
     converted = None
     if source is not None:
@@ -249,25 +255,28 @@ def _smoothing(folder: Path) -> Side:
         settings={
             "law": law["name"],
             "sigma": law.get("sigma"),
-            "n0": estimator.get("n0"),
-            "n": estimator.get("n"),
+            "estimator": facts["estimator"],
+            "n0": facts["n0"],
+            "n": facts["n"],
+            "cap": facts["cap"],
             "seed": identity["seed"],
         },
         notes=tuple(notes),
         config=run.config,
+        decides=facts["grid"] is not None,
     )
 
 
 def _certified_point(row: Row, device: str) -> Point:
     right = row.predict == row.label
-    status = "certified" if right else "misclassified" if row.predict >= 0 else "unknown"
-    if row.predict == ABSTAINED:
-        status = "abstain"
+    status = "certified" if right else "misclassified"
+    if row.predict < 0:
+        status = "abstain" if row.predict == ABSTAINED else NAMES[row.predict]
     return Point(
         label=row.label,
         predict=row.predict,
         method="smoothing",
-        status=status if not right or row.radius > 0 else "unknown",
+        status=status,
         radius=row.radius if right else 0.0,
         margin=None,
         attack_radius=None,

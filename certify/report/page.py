@@ -128,6 +128,11 @@ def _context(
         "population": [_population(row) for row in table.rows if row.population is not None],
         "alpha": alpha_sentences(sets),
         "claims": _claims(sources),
+        "services": [
+            {"name": source.certified.name, "sentences": source.service.sentences()}
+            for source in sources
+            if source.service is not None
+        ],
         "figures": _figures(table, envelope, limits),
         "envelope": ENVELOPE_CAVEAT if envelope else "",
         "comparisons": [{"sentences": c.sentences(), "header": c.header(), "rows": c.cells()} for c in comparisons],
@@ -177,11 +182,17 @@ def _claim_details(source: Source, run: Run) -> str:
     """What the letters of the statement stand for in one run."""
     certified, identity = source.certified, run.identity
     converted = f", converted from {identity['convert_from']}" if identity.get("convert_from") else ""
+    if source.service is None:
+        classifier = (
+            f"{run.config['settings'].get('model')} at precision {identity['precision']}, model digest "
+            f"{str(identity['model_digest'])[:16]}"
+        )
+    else:
+        classifier = f"{source.service.classifier}, digest of this description {str(identity['model_digest'])[:16]}"
     return (
         f"{marked_name(certified)}: {over_text(certified)} of {run.config['settings']['data']} ({identity['split']}); "
-        f"alpha = {certified.alpha:g}; norm {certified.norm}{converted}; law {certified.law}; f = "
-        f"{run.config['settings'].get('model')} at precision {identity['precision']}, model digest "
-        f"{str(identity['model_digest'])[:16]}; {_votes_text(source.certified)}."
+        f"alpha = {certified.alpha:g}; norm {certified.norm}{converted}; law {certified.law}; f = {classifier}; "
+        f"{_votes_text(source.certified)}."
     )
 
 

@@ -14,6 +14,7 @@ from certify.errors import CertifyError, UsageError
 from certify.journal import FILE_NAME as JOURNAL_FILE
 from certify.metrics import CertifiedSet
 from certify.outcomes import ABSTAINED, NAMES, REFUTED
+from certify.report.service import ServiceFacts, read_service
 from certify.report.wording import selection_text
 from certify.rundir import RUN_FILE, TSV_COLUMNS, Run, read_config, read_run
 from smoothing.errors import SmoothingError
@@ -37,11 +38,19 @@ _OPTIONAL = ("device_name", "transform")
 
 @dataclass(frozen=True)
 class Source:
-    """A set of certificates with the run that it was read from; `run` is None for a log, which holds no evidence."""
+    """A set of certificates with the run that it was read from.
+
+    Attributes:
+        path: Folder or file.
+        certified: The certificates.
+        run: The run; None for a log, which holds no evidence.
+        service: The prediction service that gave the votes; None where there was none.
+    """
 
     path: Path
     certified: CertifiedSet
     run: Run | None = None
+    service: ServiceFacts | None = None
 
     def to_tsv(self) -> str:
         """Return the certificates as tab-separated text, the columns of the published codes; nothing is rounded."""
@@ -109,7 +118,8 @@ def read_run_source(folder: Path) -> Source:
     run = _read_rows(folder)
     if not run.rows:
         raise CertifyError(f"{folder}: no input of this run is finished yet; repeat the command that made it")
-    return Source(folder, _from_run(run, known), run)
+    service = read_service(folder, run.config, [row.index for row in run.rows])
+    return Source(folder, _from_run(run, known), run, service)
 
 
 def _read_known(folder: Path) -> dict[str, Any]:
@@ -139,7 +149,7 @@ def _read_known(folder: Path) -> dict[str, Any]:
             "law": law_text(law),
             "norm": str(identity["norm"]),
             "alpha": float(estimator["alpha"]),
-            **_estimator_facts(estimator),
+            **estimator_facts(estimator),
             "data_digest": str(identity["data_digest"]),
             "data_size": None if size is None else int(size),
             "split": str(identity["split"]),
@@ -148,8 +158,16 @@ def _read_known(folder: Path) -> dict[str, Any]:
         raise CertifyError(f"{folder / RUN_FILE} is damaged: {type(error).__name__} {error}") from None
 
 
-def _estimator_facts(estimator: dict[str, Any]) -> dict[str, Any]:
-    """Return what tables and pages say of an estimator: votes that are the same for every input, the grid, the cap."""
+def estimator_facts(estimator: dict[str, Any]) -> dict[str, Any]:
+    """Return what tables and pages say of an estimator: votes that are the same for every input, the grid, the cap.
+
+    Args:
+        estimator: From `Estimator.describe`.
+
+    Returns:
+        "estimator" (its name), "n0" and "n" (None where inputs get as many as they need), "grid" (radii, or None), "cap"
+        (votes per input at most; None without a cap).
+    """
     name = str(estimator["name"])
     if name == "fixed":
         n0, n = int(estimator["n0"]), int(estimator["n"])
@@ -218,6 +236,7 @@ def _from_run(run: Run, known: dict[str, Any]) -> CertifiedSet:
             invalid_votes=sum(invalid),
             invalid_inputs=sum(count > 0 for count in invalid),
             votes=sum(row.certificate.votes for row in run.rows),
+            service=run.identity.get("service") is not None,
             **{**known, "planned": len(planned)},
         )
     except (UsageError, TypeError, ValueError, OverflowError) as error:

@@ -80,13 +80,26 @@ def make_strips(run: Run, limit: int) -> Strips:
     except (SmoothingError, OSError, ImportError, ValueError, RuntimeError) as error:
         # The last two: a resizing out of run.json may ask for what cannot be done to an image.
         return Strips((), f"No pictures of single inputs: {error}")
-    samples, note = (
-        _NoisySamples(run),
-        "Noisy images are clipped to [0, 1] for display only; the classifier saw them unclipped.",
-    )
+    samples = _NoisySamples(run)
     names = run.config["settings"].get("class_names") or []
     strips = tuple(_strip(row, x, samples, names) for row, x in zip(rows, inputs, strict=True))
-    return Strips(strips, f"{samples.note} {note}")
+    return Strips(strips, f"{samples.note} {_clipping(run)}")
+
+
+def _clipping(run: Run) -> str:
+    """Say what the pictures' clipping has to do with the classifier."""
+    service = run.identity.get("service")
+    if service is None:
+        return "Noisy images are clipped to [0, 1] for display only; the classifier saw them unclipped."
+    if service.get("denoiser") is None:
+        return (
+            "Noisy images are clipped to [0, 1] and rounded to 8 bits, as they were before the service was asked: both "
+            "belong to the classifier f."
+        )
+    return (
+        "Noisy images are shown before the denoiser, clipped to [0, 1]; the service was sent what the denoiser made of "
+        "them, clipped and rounded to 8 bits."
+    )
 
 
 def failures_first(rows: tuple[Row, ...]) -> list[Row]:

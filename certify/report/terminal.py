@@ -16,12 +16,15 @@ _GAP = 2
 
 
 def print_report(console: "Console", report: "Report") -> None:
-    """Print the table, the comparisons, and what the envelope means where there is one."""
+    """Print the table, the comparisons, the rules of services, and what the envelope means where there is one."""
     from rich.text import Text
 
     print_table(console, report.table)
     for comparison in report.comparisons:
         _print_comparison(console, comparison)
+    for text in report.service_texts():
+        console.print("\n[bold]Service[/bold]")
+        console.print(Text(text, style="dim"))
     if report.envelope:
         console.print(Text(ENVELOPE_CAVEAT, style="dim"))
 

@@ -21,6 +21,10 @@ LOG_CAVEAT = (
 )
 
 
+_INVALID = "non-finite scores or labels outside the classes"
+_SERVICE_INVALID = "no label, labels outside the classes, or answers about void inputs"
+
+
 def percent(share: Share) -> str:
     """Return a share in percent, to the nearest tenth from the exact fraction; 100.0 only if it is all."""
     return percent_of(share.count, share.total)
@@ -108,8 +112,8 @@ def invalid_sentences(sets: Sequence[CertifiedSet]) -> list[str]:
     """Say how many votes were invalid: a sentence per run that has any, which is a reason to look at its model."""
     return [
         f"{certified.name}: {certified.invalid_votes:,} invalid {'vote' if certified.invalid_votes == 1 else 'votes'} "
-        f"(non-finite scores or labels outside the classes), on {certified.invalid_inputs:,} of {len(certified):,} inputs; "
-        "each counts against every class."
+        f"({_SERVICE_INVALID if certified.service else _INVALID}), on {certified.invalid_inputs:,} of {len(certified):,} "
+        "inputs; each counts against every class."
         for certified in sets
         if certified.invalid_votes
     ]

@@ -12,7 +12,7 @@ from certify.report.limits import LIMIT_CAVEAT, impossible_radii
 from certify.report.paired import PairedComparison, compare_paired
 from certify.report.plots import curve_figure, render
 from certify.report.sources import Source, read_sources
-from certify.report.tables import CertifiedTable, certified_table
+from certify.report.tables import CertifiedTable, certified_table, markdown_escape
 from certify.report.wording import ENVELOPE_CAVEAT
 
 DEFAULT_FOLDER = "certify-report"
@@ -43,9 +43,18 @@ class Report:
         """What must be said because a source is not whole."""
         return [f"{c.name}: {c.notice}" for c in self.table.sets if c.notice is not None]
 
+    def service_texts(self) -> list[str]:
+        """Return a paragraph for each source whose votes a prediction service gave: its name, and the rules."""
+        return [
+            f"{source.certified.name}: {' '.join(source.service.sentences())}"
+            for source in self.sources
+            if source.service is not None
+        ]
+
     def to_markdown(self) -> str:
-        """Return table and comparisons as Markdown."""
+        """Return table, comparisons, and the rules of services, as Markdown."""
         parts = [self.table.to_markdown(), *(comparison.to_markdown() for comparison in self.comparisons)]
+        parts += [f"**Service.** {markdown_escape(text)}\n" for text in self.service_texts()]
         parts += [f"{ENVELOPE_CAVEAT}\n"] if self.envelope else []
         parts += [f"{LIMIT_CAVEAT}\n"] if self.limited else []
         return "\n".join(parts)
@@ -55,6 +64,9 @@ class Report:
         return {
             **self.table.to_dict(),
             "comparisons": [comparison.to_dict() for comparison in self.comparisons],
+            "services": [
+                {"name": s.certified.name, **s.service.to_dict()} for s in self.sources if s.service is not None
+            ],
             "notices": self.notices,
             "files": [str(path) for path in self.files],
         }

@@ -71,7 +71,8 @@ def _claim(plan: VerifyPlan, question: Question, found: Found, name: str, result
         found.notes.append(f"{name}: the original network does not confirm the counterexample, which does not count")
     if result.guarantee is Guarantee.SOLVER and result.status[place] is Status.VERIFIED:
         worst = float(question.specification.worst(result.lower[place : place + 1])[0])
-        return Claim(name, SOLVER, VERIFIED, plan.radius, worst, None)
+        # Rows that are positive only together have no common bound.
+        return Claim(name, SOLVER, VERIFIED, plan.radius, worst if worst > 0 else None, None)
     if result.guarantee is not Guarantee.CHECKABLE or not result.certificates:
         return Claim(name, NOTHING, open_, 0.0, None, None)
     certificate = result.certificates[place]

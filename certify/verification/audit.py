@@ -127,11 +127,12 @@ def audit_verification(folder: Path, options: VerifyAuditOptions | None = None) 
         raise AuditError(
             f"run.json and the journal must be of kind {KIND!r}, got {run.config.get('kind')!r}, {run.kind!r}"
         )
-    if not run.rows:
-        raise AuditError(f"{folder} holds no verified input yet, so that there is nothing to audit")
     identity = fields.mapping(run.config.get("identity"))
     settings = fields.mapping(run.config.get("settings"))
     planned = None if settings is None else fields.integers(settings.get("indices"))
+    # A file whose assertions contradict each other has no boxes: what is read again is the file.
+    if not run.rows and planned != ():
+        raise AuditError(f"{folder} holds no verified input yet, so that there is nothing to audit")
     if identity is None or settings is None or planned is None:
         raise AuditError(f"{folder}/run.json cannot be audited: it must hold identity, settings and a list of inputs")
     asked = options or VerifyAuditOptions()
@@ -146,6 +147,8 @@ def audit_verification(folder: Path, options: VerifyAuditOptions | None = None) 
     except (KeyError, TypeError) as error:
         raise AuditError(f"{folder}/run.json cannot be audited: {error!r} is missing or of a wrong type") from None
     _check_identity(identity, opened)
+    if not planned and len(opened.subject):
+        raise AuditError(f"{folder}/run.json plans nothing, but there are {len(opened.subject)} questions to answer")
     found = Findings()
     audit = _Audit(run, opened, found)
     rows = [row for raw in run.rows if (row := audit.check(raw)) is not None]

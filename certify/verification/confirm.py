@@ -73,6 +73,8 @@ def confirm_point(network: Network, question: Question, point: Float[ndarray, ".
     moved = torch.from_numpy(np.asarray(point, dtype=np.float64).reshape(1, *shape))
     if not contains(question.region, moved, torch.tensor([0])):
         return False
+    if question.admits is not None and not question.admits(moved.numpy()):
+        return False
     values = question.specification.values(network.original(moved.numpy()).reshape(1, -1))
     return bool(question.specification.violated(values)[0])
 

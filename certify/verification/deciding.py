@@ -101,6 +101,7 @@ def _joined(questions: Sequence[Question]) -> Specification:
         np.concatenate([part.offset for part in parts]),
         first.groups,
         np.concatenate(targets) if len(targets) == len(parts) else None,
+        first.strict,
     )
 
 
@@ -113,7 +114,8 @@ def _found(plan: VerifyPlan, index: int, question: Question, decision: Decision)
         found.status = VERIFIED
     elif decision.status is Status.VERIFIED and decision.guarantee is Guarantee.SOLVER:
         worst = float(question.specification.worst(np.fmax(decision.lower, decision.solver_lower)[None])[0])
-        found.claims.append(Claim("milp", SOLVER, VERIFIED, plan.radius, worst, None))
+        # Rows that are positive only together have no common bound.
+        found.claims.append(Claim("milp", SOLVER, VERIFIED, plan.radius, worst if worst > 0 else None, None))
         found.status = VERIFIED
     elif decision.status is Status.FALSIFIED and decision.counterexample is not None:
         _add_point(plan, question, decision, found)

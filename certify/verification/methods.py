@@ -103,6 +103,24 @@ def build_method(
     return LADDER[name]()
 
 
+def check_solver(name: str | None) -> None:
+    """Refuse a solver for LipSDP that is not there: a run must not fall back to another bound because of a misspelling.
+
+    Raises:
+        UsageError: If no such solver of semidefinite programs is installed; lists those that are.
+    """
+    if name is None:
+        return
+    from verify.lipschitz.solvers import semidefinite_solvers
+
+    known = semidefinite_solvers()
+    if name not in known:
+        raise UsageError(
+            f"sdp-solver must be one of the installed solvers of semidefinite programs, {', '.join(known)}, got "
+            f"sdp-solver={name!r}"
+        )
+
+
 def check_methods(options: MethodOptions, graph: Graph, norm: Norm | None, *, search: bool = False) -> None:
     """Refuse rungs that cannot take this network or these sets, before any work.
 

@@ -29,7 +29,7 @@ class VerifyPlan:
         methods: The rungs.
         eps: Radius of the balls; the largest one looked at where radii are searched; None for boxes of a file.
         search: Search for the largest certified radius of each input and method.
-        budget: Seconds per input; None for no limit.
+        budget: Seconds per input, or for all boxes of a file together; None for no limit.
         batch: Inputs that batched rungs see at once.
         jobs: Processes for linear programs.
         device: Where bounds by propagation are computed.

@@ -1,7 +1,8 @@
 """Runs a ladder over inputs into a journal: interruptible at any moment, resumed by asking for the same again."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from certify.errors import RunMismatchError
 from certify.files import make_folder
@@ -49,7 +50,7 @@ def execute(plan: VerifyPlan, *, on_row: Callable[[VerifyRow], None] | None = No
         todo = [] if refuted else [index for index in plan.indices if index not in rows]
         try:
             for first in range(0, len(todo), plan.batch):
-                finished = _answer(plan, todo[first : first + plan.batch])
+                finished = _answer(_within(plan, rows.values()), todo[first : first + plan.batch])
                 journal.record_inputs([(row.index, row.payload(), ()) for row in finished])
                 rows |= {row.index: row for row in finished}
                 for row in finished:
@@ -62,6 +63,20 @@ def execute(plan: VerifyPlan, *, on_row: Callable[[VerifyRow], None] | None = No
             everything = [rows[index] for index in sorted(rows)]
             export(plan.out, plan.config(), everything)
     return everything
+
+
+def _within(plan: VerifyPlan, rows: Iterable[VerifyRow]) -> VerifyPlan:
+    """Return the plan with what may be spent on the next questions.
+
+    The boxes of a file share its seconds: one gets half of what is left, so that a hard one leaves something to those behind
+    it, and the last one gets all.
+    """
+    if plan.budget is None or not plan.is_file:
+        return plan
+    done = list(rows)
+    left = plan.budget - sum(row.seconds for row in done)
+    last = len(done) + 1 == len(plan.indices)
+    return replace(plan, budget=max(left if last else left / 2, 1e-3))
 
 
 def _answer(plan: VerifyPlan, indices: Sequence[int]) -> list[VerifyRow]:

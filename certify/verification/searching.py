@@ -89,11 +89,15 @@ class _Hunt:
                 self._by_slopes(name, place, radii)
 
     def repeat(self, name: str, status: str, note: str) -> None:
-        """Say of a method that did not run what the earlier ones have proved."""
+        """Say of a method that did not run, or broke off, what the earlier ones have proved.
+
+        Inputs of which it has spoken already keep that: no method has two claims on one input.
+        """
         self._begin()
         self._note(f"{name}: {note}")
-        for place in range(len(self.found)):
-            self._claim(name, place, status)
+        for place, found in enumerate(self.found):
+            if all(claim.method != name for claim in found.claims):
+                self._claim(name, place, status)
 
     def _begin(self) -> None:
         """Forget what other methods have proved, where each stands for itself."""

@@ -15,7 +15,7 @@ from certify.errors import DatasetError, ModelError, UsageError
 from certify.models import load_model
 from certify.models.base import LoadedModel, transform_text
 from certify.setup import pick_device
-from certify.verification.methods import MethodOptions, check_methods
+from certify.verification.methods import MethodOptions, check_methods, check_solver
 from certify.verification.plan import VerifyPlan
 from certify.verification.subject import Balls, Network, Properties, module_network, onnx_network
 from smoothing.threat import Norm
@@ -112,6 +112,7 @@ def prepare(options: VerifyOptions) -> VerifyPlan:
     for name, value in (("budget", options.budget), ("batch", options.batch), ("jobs", options.jobs)):
         if value is not None and not 0 < value < float("inf"):
             raise UsageError(f"{name} must be positive and finite, got {name}={value}")
+    check_solver(options.methods.sdp_solver)
     if options.onnx is not None or options.vnnlib is not None:
         return _prepare_file(options)
     return _prepare_data(options)

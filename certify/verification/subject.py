@@ -1,7 +1,7 @@
 """What is verified: balls around the inputs of a data set, or the boxes of a VNN-LIB file."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -51,10 +51,12 @@ class Question:
     Attributes:
         region: The set, a batch of one.
         specification: The rows to be proved positive, a batch of one.
+        admits: Whether a point of the set may be a counterexample; None: every one. Proofs are about the whole set.
     """
 
     region: Region
     specification: Specification
+    admits: Callable[[Float[np.ndarray, "..."]], bool] | None = None
 
 
 @runtime_checkable
@@ -182,6 +184,8 @@ class Properties:
         for array in (prop.lower, prop.upper, prop.specification.matrix, prop.specification.offset):
             state.update(np.ascontiguousarray(array, dtype="<f8").tobytes())
         state.update(repr(prop.specification.groups).encode())
+        if prop.specification.strict or prop.open_lower.any() or prop.open_upper.any():
+            state.update(repr((prop.specification.strict, prop.open_lower.tolist(), prop.open_upper.tolist())).encode())
         return state.hexdigest()
 
     def label(self, index: int) -> int | None:
@@ -195,7 +199,7 @@ class Properties:
     def question(self, index: int, radius: float) -> Question:
         """The box and the rows that refute its unsafe outputs."""
         prop = self.properties[index]
-        return Question(prop.region(self.network.graph.input_shape), prop.specification)
+        return Question(prop.region(self.network.graph.input_shape), prop.specification, prop.admits)
 
     def identity(self) -> dict[str, Any]:
         """The file's digest."""

@@ -35,7 +35,7 @@ def summarize(config: dict[str, Any], rows: Sequence[VerifyRow]) -> dict[str, An
     }
     if "vnnlib_sha256" in identity:
         total = len(config["settings"]["indices"])
-        return {**result, "boxes": total, "verdict": verdict(rows, total), "rests_on": _basis(rows)}
+        return {**result, "boxes": total, "verdict": verdict(rows, total), "rests_on": _basis(rows, total)}
     result |= {"norm": identity["norm"], "eps": identity["eps"], "clip": identity["clip"]}
     if identity["methods"].get("pure"):
         result["pure"] = True
@@ -95,10 +95,12 @@ def verdict(rows: Sequence[VerifyRow], boxes: int) -> str:
     return "timeout" if any(row.status == TIMEOUT for row in rows) else "unknown"
 
 
-def _basis(rows: Sequence[VerifyRow]) -> str:
+def _basis(rows: Sequence[VerifyRow], boxes: int) -> str:
+    if boxes == 0:
+        return "the file itself: no input satisfies its assertions"
     if any(row.status == FALSIFIED for row in rows):
         return "a counterexample that the original network confirms"
-    if not all(row.status == VERIFIED for row in rows):
+    if sum(row.status == VERIFIED for row in rows) < boxes:
         return "nothing"
     solver = any(not _rests_on(row, CERTIFICATE) for row in rows)
     return "the solver's answer" if solver else "certificates that the checker re-evaluates"

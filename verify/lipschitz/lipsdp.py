@@ -32,6 +32,9 @@ from verify.modelling import load_cvxpy
 SLOPES = {"relu": (0.0, 1.0), "leaky_relu": (0.01, 1.0), "sigmoid": (0.0, 0.25), "tanh": (0.0, 1.0)}
 """Smallest and largest slope of the usual activations; those of a LeakyReLU are its own `negative_slope` and 1."""
 
+SHARES = (1e-6, 1e-5, 1e-4, 1e-3)
+"""What is added to all multipliers, relative to the largest, where some are almost zero."""
+
 SIZE_LIMITS = {"CLARABEL": 100, "SCS": 600}
 """Largest semidefinite size (input after the QR reduction, plus hidden units) measured to fit in about a minute."""
 
@@ -109,9 +112,13 @@ def lipsdp(
         return fallback(note)
     best, kept = float("inf"), multipliers
     # A solver's t is off by a common factor more than in its shape: S < 0 may only hold for a larger t, and a smaller rho
-    # may follow from another. Every factor gives a valid bound; the smallest is kept.
-    for factor in (1.0, *np.geomspace(0.5, 2.0, 25), 1 + 1e-4, 1 + 1e-3, 1 - 1e-4, 1 - 1e-3):
-        candidate = multipliers * factor
+    # may follow from another. Units that hardly matter get a t of almost zero, and S < 0 fails by rounding: a small share of
+    # the largest t is added to all. Every candidate gives a valid bound; the smallest is kept.
+    factors = (1.0, *np.geomspace(0.5, 2.0, 25), 1 + 1e-4, 1 + 1e-3, 1 - 1e-4, 1 - 1e-3)
+    largest = float(multipliers.max())
+    candidates = [multipliers * factor for factor in factors]
+    candidates += [multipliers * factor + share * largest for share in SHARES for factor in (1.0, 1.01, 1.05)]
+    for candidate in candidates:
         value = prove_lipschitz(layers, candidate, slopes)
         if value < best:
             best, kept = value, candidate

@@ -41,6 +41,10 @@ from verify.matrices import affine_matrices
 LARGEST_GRAM = 2048
 """Largest side of a Gram matrix that is factorised; some seconds on one core."""
 
+DERIVED = 8
+"""Roundings that a factor of the graph may hold which is computed from stored numbers: 1 / m of a mean, batch norm's
+gamma / sqrt(v + eps). Stored weights are exact."""
+
 
 def up(value: float) -> float:
     """Return the value moved up by a few units in the last place: more than a handful of operations can round."""
@@ -166,10 +170,12 @@ def dense_chain(graph: Graph) -> Chain:
             low, high = min(low, a), max(high, b)
         elif not isinstance(node.op, Input | Reshape):
             (matrix,), _ = affine_matrices(graph, k)
+            derived = DERIVED if isinstance(node.op, Scale | AvgPool) else 0
             if product is None:
                 product = matrix.toarray()
+                error = gamma(derived) * np.abs(product) if derived else None
                 continue
-            terms = int(np.diff(matrix.indptr).max(initial=1))
+            terms = int(np.diff(matrix.indptr).max(initial=1)) + derived
             size = abs(matrix)
             fresh = gamma(terms + 1) * (size @ np.abs(product))
             carried = 0.0 if error is None else size @ error

@@ -4,6 +4,8 @@ The rung above asks for positions of rows; each row is an objective of a linear 
 positions. What the solver says its optimum is, is used only to decide what else needs solving.
 """
 
+import math
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -33,6 +35,7 @@ class SlopeFinder:
         solved: Linear programs solved so far.
         failures: Statuses of those that gave nothing, counted.
         optima: What the solver claims as the minimum of the last rows asked for (NaN where skipped or failed).
+        deadline: `time.monotonic()` from which on nothing is solved; from `options.total_limit`, at the time of creation.
     """
 
     options: SolverOptions
@@ -40,6 +43,10 @@ class SlopeFinder:
     failures: Counter[str] = field(default_factory=Counter)
     optima: np.ndarray = field(default_factory=lambda: np.zeros(0))
     _programs: dict[int, HullProgram] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        limit = self.options.total_limit
+        self.deadline = math.inf if limit is None else time.monotonic() + limit
 
     def boxes_of(self, pairs: int) -> Find:
         """Return what finds positions for the lower bounds of `pairs` coordinates, and then for their upper bounds.
@@ -131,6 +138,7 @@ class SlopeFinder:
                 stop_above=limits[chosen] - constant,
                 unless=np.where(unless[chosen] >= 0, place[unless[chosen]], -1),
                 give_up=give_up,
+                deadline=self.deadline,
             )
             self._count(answers)
             self.optima[chosen] = answers.objective + constant

@@ -32,9 +32,10 @@ DENSE_ROW = 4
 """A stably active neuron whose expression has more entries than this gets a variable of its own, against fill-in."""
 
 SPARE_WIDTH = 1e-6
-"""How much longer than its box, relative to its width, each triangle is. A triangle implies its own box as a constraint, and
-the layers below imply the very same one, because they gave the box: two ways to prove it, and a solution that uses the
-triangle's cannot be written in slopes. A hair of room leaves only the other. The slopes are then evaluated on the true box.
+"""How much longer than its box, relative to 1 + its width, each triangle is. A triangle implies its own box as a constraint,
+and the layers below imply the very same one, because they gave the box: two ways to prove it, and a solution that uses the
+triangle's cannot be written in slopes. A hair of room leaves only the other: more than the solver's feasibility tolerance
+(1e-7, absolute), within which it does not see the room. The slopes are then evaluated on the true box.
 """
 
 Box = tuple[Float[ndarray, " _"], Float[ndarray, " _"]]
@@ -239,7 +240,7 @@ class HullProgram:
         room = upper[dense] - lower[dense] + 1.0
         stable = self._new_columns(lower[dense] - room, upper[dense] + room)
         p, q = first + np.arange(count), first + count + np.arange(count)
-        spare = SPARE_WIDTH * (upper[unstable] - lower[unstable])
+        spare = SPARE_WIDTH * (1.0 + upper[unstable] - lower[unstable])
         l_, u_ = lower[unstable] - spare, upper[unstable] + spare
         own = _place(
             np.concatenate([u_, l_]), np.tile(np.arange(count), 2), np.concatenate([p, q]), count, self.columns

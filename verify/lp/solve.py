@@ -1,5 +1,7 @@
 """Many objectives over one program: split into cones, solved hot one after another, in processes where that is asked for."""
 
+import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,18 +30,22 @@ class SolverOptions:
         jobs: Processes over the objectives of one layer; 1 stays in this one.
         time_limit: Seconds per objective; None for no limit.
         memory_limit: Bytes that one program may take; None: what is free.
+        total_limit: Seconds for all objectives of one call of a rung: no further one is begun then; None for no limit.
     """
 
     conic_solver: str = "CLARABEL"
     jobs: int = 1
     time_limit: float | int | None = None
     memory_limit: int | None = None
+    total_limit: float | int | None = None
 
     def __post_init__(self) -> None:
         if self.jobs < 1:
             raise InvalidArgumentError(f"jobs must be at least 1, got jobs={self.jobs}")
         if self.time_limit is not None and not self.time_limit > 0:
             raise InvalidArgumentError(f"time_limit must be positive or None, got time_limit={self.time_limit}")
+        if self.total_limit is not None and not self.total_limit > 0:
+            raise InvalidArgumentError(f"total_limit must be positive or None, got total_limit={self.total_limit}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +77,7 @@ def solve_objectives(
     stop_above: Float[ndarray, " objectives"] | None = None,
     unless: Int[ndarray, " objectives"] | None = None,
     give_up: bool = False,
+    deadline: float = math.inf,
 ) -> Answers:
     """Minimise every row of `costs` over the program.
 
@@ -81,6 +88,7 @@ def solve_objectives(
         stop_above: An objective may stop once it is known to exceed this (the sign of a bound is known).
         unless: For each objective, one that it depends on, or -1: it is skipped if that one exceeded its `stop_above`.
         give_up: Skip all that follow once an optimum does not exceed its `stop_above` (they are solved in the order given).
+        deadline: `time.monotonic()` from which on no objective is begun; those left over are answered "time limit reached".
     """
     count = costs.shape[0]
     limits = np.full(count, np.inf) if stop_above is None else stop_above
@@ -94,14 +102,14 @@ def solve_objectives(
     if program.ball is not None:
         everything = np.arange(count), np.arange(program.rows), np.arange(program.columns)
         engine = ConicProgram(program, solver=options.conic_solver, time_limit=options.time_limit)
-        found = [_run(engine, costs.toarray(), everything[0], limits, partner, give_up)]
+        found = [_run(engine, costs.toarray(), everything[0], limits, partner, give_up, deadline)]
         places = [everything]
     else:
         for cone in cones(program, constraints, costs):
             part = constraints.part(cone.rows, cone.columns)
             for some in _split(cone.objectives, partner, 1 if give_up else options.jobs):
                 objectives = sparse.csr_array(costs[some][:, cone.columns]).toarray()
-                tasks.append((part, objectives, some, limits, partner, give_up, options.time_limit))
+                tasks.append((part, objectives, some, limits, partner, give_up, deadline, options.time_limit))
                 places.append((some, cone.rows, cone.columns))
         if options.jobs > 1 and len(tasks) > 1:
             from joblib import Parallel, delayed  # type: ignore[import-untyped]
@@ -141,10 +149,11 @@ def _solve_part(
     limits: Float[ndarray, " all"],
     partner: Int[ndarray, " all"],
     give_up: bool,
+    deadline: float,
     time_limit: float | int | None,
 ) -> list[Answer | None]:
     engine = Simplex(part.matrix, part.row_bounds, part.column_bounds, time_limit=time_limit)
-    return _run(engine, costs, objectives, limits, partner, give_up)
+    return _run(engine, costs, objectives, limits, partner, give_up, deadline)
 
 
 def _run(
@@ -154,12 +163,16 @@ def _run(
     limits: Float[ndarray, " all"],
     partner: Int[ndarray, " all"],
     give_up: bool,
+    deadline: float,
 ) -> list[Answer | None]:
     exceeded: set[int] = set()
     answers: list[Answer | None] = []
     for cost, place in zip(costs, objectives, strict=True):
         if int(partner[place]) in exceeded:
             answers.append(None)
+            continue
+        if time.monotonic() >= deadline:
+            answers.append(Answer("time limit reached", math.nan, None, None))
             continue
         limit = float(limits[place])
         answer = engine.minimise(cost, stop_above=None if np.isinf(limit) else limit)
