@@ -108,9 +108,21 @@ class _SmoothingJoiner:
 
     def finish(self, folder: Path, config: dict[str, Any], journal: Journal, shards: Iterable[Path]) -> tuple[Any, ...]:
         rows = tuple(Row.from_entry(entry) for entry in journal.entries())
+        shards = tuple(shards)
         _copy_boundaries(shards, folder)
+        _copy_answers(shards, journal)
         export(folder, rows)
         return rows
+
+
+def _copy_answers(shards: Iterable[Path], journal: Journal) -> None:
+    """Copy what a service answered about the inputs, so that the audit can recount it; other runs have no answers."""
+    for shard in shards:
+        with Journal(shard, kind=KIND) as part:
+            for entry in part.entries():
+                answers = part.answers(entry.index)
+                if answers and not journal.answers(entry.index):
+                    journal.record_answers((entry.index, *answer) for answer in answers)
 
 
 def _joiner(kind: str) -> Joiner:

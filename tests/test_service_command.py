@@ -96,6 +96,20 @@ def test_the_audit_recounts_the_answers(
     assert "by its answers" in capsys.readouterr().out
 
 
+def test_merged_shards_keep_their_answers(
+    service: Service, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for shard in ("0/2", "1/2"):
+        assert main(command(service, data, tmp_path / "run", "--shard", shard)) == 0
+    assert main(command(service, data, tmp_path / "whole")) == 0
+    for _ in range(2):  # merging again adds nothing
+        assert main(["merge", str(tmp_path / "run")]) == 0
+        assert votes(tmp_path / "run") == votes(tmp_path / "whole")
+        assert answers(tmp_path / "run") == answers(tmp_path / "whole")
+    assert main(["audit", str(tmp_path / "run")]) == 0
+    capsys.readouterr()
+
+
 def test_the_budget_is_never_exceeded_and_is_resumed(
     service: Service, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

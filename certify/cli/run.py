@@ -332,10 +332,10 @@ def finish(plan: Any, rows: list[Any], as_json: bool) -> None:
     if plan.grid is not None:
         out.print("ACR is a lower sum: every input counts with the largest radius of the grid that was certified")
     if result["invalid_votes"]:
-        out.print(
-            f"{result['invalid_votes']:,} votes were invalid (non-finite scores or labels outside the classes); "
-            "they count against every class"
-        )
+        what = "non-finite scores or labels outside the classes"
+        if plan.service is not None:
+            what = "refusals, unreadable answers, labels outside the mapping, retries that ran out, or void inputs"
+        out.print(f"{result['invalid_votes']:,} votes were invalid ({what}); they count against every class")
     if ended is not None:
         out.print(ended)
     shard = plan.settings["shard"]
