@@ -15,8 +15,9 @@ from smoothing import Exp1, Exp2, ExpInf, Pow2
 from smoothing.distributions.exp_two import Exp2Profile
 from smoothing.distributions.pow_two import Pow2Profile
 from smoothing.radius import table
+from smoothing.radius.curve import NODE_GAP, LevelSetCurve
 from smoothing.radius.impossibility import radius_upper_bound
-from smoothing.radius.level_set import LevelSetCurve, level_set_radius, make_node
+from smoothing.radius.level_set import level_set_radius, make_node
 from smoothing.radius.radial import exponential_growth
 from smoothing.radius.sign_mixture import signed_exponential_growth
 from smoothing.radius.spherical import SphericalProfile
@@ -149,19 +150,21 @@ def test_radii_on_the_line_against_intervals() -> None:
 @pytest.mark.parametrize(
     ("profile", "gap"),
     [
-        (Exp2Profile(3072, 1.0, 0.0), 1e-3),
-        (Exp2Profile(784, 2.0, 700.0), 1e-3),
-        (Pow2Profile(784, 2.0, 393.5), 1e-3),
-        (Exp2Profile(150528, 1.0, 0.0), 1e-3),
-        (Exp2Profile(40, 2.0, 39.0), 1e-2),
+        (Exp2Profile(3072, 1.0, 0.0), NODE_GAP),
+        (Exp2Profile(784, 2.0, 700.0), NODE_GAP),
+        (Pow2Profile(784, 2.0, 393.5), NODE_GAP),
+        (Exp2Profile(150528, 1.0, 0.0), NODE_GAP),
+        # Fewer nodes than by default: the rate at which probabilities move is infinite, and nodes are what time goes to.
+        (Exp2Profile(40, 2.0, 39.0), 3e-2),
     ],
     ids=str,
 )
 def test_tables_are_close_below_direct_radii(profile: SphericalProfile, gap: float) -> None:
-    curve = LevelSetCurve.build(profile)
+    curve = LevelSetCurve.build(profile, gap)
     inner = (curve.w < 0.49) & (curve.w > 1e-6)
-    # The loss is largest just before each node, where the table falls back on the one before.
-    assert curve.gaps()[inner].max() <= 0.95 * gap
+    # More by two fifths where nodes would be too many, and by a sixth for the rounding of nodes.
+    assert curve.gaps()[inner].max() <= 1.55 * gap
+    gap *= 1.55
     for w in (0.49, 0.2, 1e-6):
         direct = level_set_radius(profile, w)
         found = float(curve.radius(np.array([w]))[0])

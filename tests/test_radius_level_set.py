@@ -19,7 +19,8 @@ from smoothing.distributions.uniform_ball import UniformBall
 from smoothing.errors import InvalidArgumentError
 from smoothing.radius import table
 from smoothing.radius.caps import caps_from_below
-from smoothing.radius.level_set import LevelSetCurve, level_set_radius, make_node
+from smoothing.radius.curve import LevelSetCurve
+from smoothing.radius.level_set import level_set_radius, make_node
 from smoothing.radius.spherical import Array, SphericalProfile
 from smoothing.testing import check_distribution
 
@@ -342,7 +343,8 @@ def test_damaged_files_are_computed_again(tmp_path: Path, monkeypatch: pytest.Mo
     if damage == "half":
         path.write_bytes(whole[: len(whole) // 2])
     elif damage == "flip":
-        honest = {"e": np.array([0.1]), "w": np.array([0.4]), "kappa": np.array([1.5]), "slope": np.array(1.0)}
+        with np.load(path) as data:
+            honest = {name: data[name] for name in ("e", "w", "kappa", "above", "far", "scalars")}
         digest = table._digest(honest)
         monkeypatch.setattr(table, "_digest", lambda arrays: digest)
         table._write(path, table.table_header(profile), {**honest, "e": np.array([0.2])})

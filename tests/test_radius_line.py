@@ -13,7 +13,8 @@ from smoothing import Exp1, ExpInf, Norm
 from smoothing.distributions.exp_two import Exp2Profile
 from smoothing.distributions.pow_two import Pow2Profile
 from smoothing.radius.caps import caps_bounds
-from smoothing.radius.level_set import LevelSetCurve, level_set_radius, make_node
+from smoothing.radius.curve import LevelSetCurve
+from smoothing.radius.level_set import level_set_radius, make_node
 from smoothing.radius.line import is_line, line_bounds
 
 LINES = [

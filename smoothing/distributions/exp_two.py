@@ -95,6 +95,10 @@ class Exp2Profile(SphericalProfile):
         share = (d - 1) / (d - 1 - j) if j else 1.0
         return k * math.exp(log_gamma_ratio(self._shape, 1 - 1 / k)) * share * (1 + 1e-12)
 
+    def convex_power(self) -> float | None:
+        """Return infinity where r^k is convex and nothing else is there."""
+        return math.inf if self.k >= 1 and not self.j else None
+
     def course(self) -> Course | None:
         """Return how psi' = k r^(k-1) + j / r moves: it only rises for k > 1 and j = 0."""
         if self.k <= 1:

@@ -98,6 +98,10 @@ class Pow2Profile(SphericalProfile):
         log_ratio = log_gamma_ratio(first, 1 - 1 / k) + log_gamma_ratio(second, 1 / k) - math.log(self.a)
         return self.a * k * math.exp(log_ratio) * (1 + 1e-11)
 
+    def convex_power(self) -> float | None:
+        """Return a k for k >= 1, as (1 + r^k)^(1/k), the length of (1, r) in the norm l_k, is convex in r."""
+        return self.a * self.k if self.k >= 1 and self.a * self.k > self.dimension * (1 + 1e-12) else None
+
     def course(self) -> Course:
         """Return how psi' = a k r^(k-1) / (1 + r^k) moves: its slope has the sign of k - 1 - r^k."""
         return Course.FALLS if self.k <= 1 else Course.RISES_THEN_FALLS

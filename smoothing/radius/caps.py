@@ -191,7 +191,7 @@ class Caps:
 
 
 def caps_bounds(
-    profile: SphericalProfile, t: Array, e: Array, tolerance: Array, relative: float = 0.0
+    profile: SphericalProfile, t: Array, e: Array, tolerance: Array, relative: Array | float = 0.0
 ) -> tuple[Array, Array]:
     """Return C(t, e) from below, proved, and from above, up to rounding, for each of n pairs.
 
@@ -200,10 +200,11 @@ def caps_bounds(
         t: Logs of the density ratio, [n].
         e: Lengths of the shift, positive, in the profile's units, [n].
         tolerance: Distances between the two bounds to aim at, [n]; they are sound whatever it is.
-        relative: A distance that will do as well, as a share of the smaller of C and 1/2 - C.
+        relative: A distance that will do as well, as a share of the smaller of C and 1/2 - C, [n] or one for all.
     """
+    relative = np.broadcast_to(np.asarray(relative, dtype=np.float64), t.shape)
     parts = [slice(i, i + _BATCH) for i in range(0, len(t), _BATCH)]
-    results = [_batch(profile, t[part], e[part], tolerance[part], relative) for part in parts]
+    results = [_batch(profile, t[part], e[part], tolerance[part], relative[part]) for part in parts]
     return np.concatenate([low for low, _ in results]), np.concatenate([high for _, high in results])
 
 
@@ -230,7 +231,7 @@ class _Rows:
         self.size = size
 
 
-def _batch(profile: SphericalProfile, t: Array, e: Array, tolerance: Array, relative: float) -> tuple[Array, Array]:
+def _batch(profile: SphericalProfile, t: Array, e: Array, tolerance: Array, relative: Array) -> tuple[Array, Array]:
     n, edges = len(t), first_edges(profile)
     count_edges = len(edges)
     each = np.repeat(np.arange(n), count_edges)

@@ -32,6 +32,9 @@ _STEPS, _FINE_STEPS, _TURN_STEPS = 32, 57, 40
 _BESIDE = 1e-6
 """Distance, in log v, from the turning point of D at which the sign of its slope is relied upon."""
 
+_SHORT = 1e-3
+"""Share of the turning point of psi' below which a shift is short."""
+
 _MARGINS = 1e-13 * 10.0 ** np.arange(12)
 
 
@@ -195,7 +198,7 @@ class _Line:
         with np.errstate(divide="ignore"):
             surely_left = np.log(np.maximum(m * (1 - 1e-12) - self.e, 0.0) / self.e)
             surely_right = np.log(m * (1 + 1e-12) / self.e)
-        clear = self.e > 1e-3 * m
+        clear = self.e > _SHORT * m
         return (
             np.where(clear & (first * self._rise(left) > 1e-12), left, surely_left),
             np.where(clear & (first * self._rise(right) < -1e-12), right, surely_right),
@@ -209,7 +212,11 @@ class _Line:
             middle = 0.5 * (low + high)
             before = first * self._rise(middle) > 0
             low, high = np.where(before, middle, low), np.where(before, high, middle)
-        return 0.5 * (low + high)
+        # For a short shift the two slopes are too close to be compared; the turn is in the middle of the shift over m.
+        m = self.profile.turning_point()
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+            near = np.log(np.maximum(m / self.e - 0.5, 1.0))
+        return np.where(self.e > _SHORT * m, 0.5 * (low + high), near)
 
     def _roots(self, steps: int) -> tuple[Array, Array, Array, Array]:
         """Return the z of u, a, v and c where D = t, nearly; an end of the search where there is none.

@@ -46,11 +46,12 @@ def lower_gamma(a: float, u: Float64[ndarray, "..."]) -> Float64[ndarray, "..."]
     it returns 10^-4 too little. Above a = 5 * 10^4, Temme's uniform expansion (DLMF 8.12.7 to 8.12.10) is used instead, with
     the terms 1, 1/a; the next is below 1e-12 of the sum.
     """
-    regular = np.asarray(gammainc(a, u))
     if a < 5e4:
-        return regular
+        return np.asarray(gammainc(a, u))
     mu = (u - a) / a
     far = mu < -3.0 / math.sqrt(a)
+    # There the sum of scipy is of no use, and takes long.
+    regular = np.asarray(gammainc(a, np.where(far, a, u)))
     mu = np.where(far, mu, -0.5)
     with np.errstate(divide="ignore"):
         half_square = _minus_log1p(mu)  # eta^2 / 2

@@ -25,8 +25,8 @@ class SphericalProfile(ABC):
     proportional to exp(d log r - psi(r)), and ratios of h bound how fast the edge of a level set moves. exp(-r^k) r^-j,
     (1 + r^k)^-a and every log-concave spherical density are of this kind.
 
-    Write the abstract members for a law of your own and hand it to `LevelSetCurve.build`. Units are the profile's own.
-    Profiles are hashable (frozen dataclasses, say): equal ones share intermediate results.
+    Write the abstract members for a law of your own and hand it to `LevelSetCurve.build` of `smoothing.radius.curve`. Units
+    are the profile's own. Profiles are hashable (frozen dataclasses, say): equal ones share intermediate results.
 
     Attributes:
         dimension: d, at least 1.
@@ -68,6 +68,13 @@ class SphericalProfile(ABC):
         No probability changes by more than E psi'(|x|) E|w_1| / 2 per unit of shift, w uniform on the sphere.
         """
         return float("inf")
+
+    def convex_power(self) -> float | None:
+        """Return an m > d for which exp(psi(r) / m) is convex in r, infinity where psi is; None (the default): no such m.
+
+        The smaller m is, the closer the chords of a table; see `smoothing.radius.curve`.
+        """
+        return None
 
     def log_contraction(self, r: Array, t: Array) -> tuple[Array, Array]:
         """Return log(r / s) for the s with psi(s) = psi(r) - t (infinite where there is none), and a bound on its error.

@@ -31,9 +31,9 @@ import scipy
 from numpy.typing import NDArray
 
 from smoothing.errors import InvalidArgumentError, SmoothingError
-from smoothing.radius import caps, differential, level_set, line, signs, special, spherical
+from smoothing.radius import caps, curve, differential, level_set, line, signs, special, spherical
+from smoothing.radius.curve import LevelSetCurve
 from smoothing.radius.differential import GrowthIntegral
-from smoothing.radius.level_set import LevelSetCurve
 from smoothing.radius.spherical import SphericalProfile
 
 Arrays = dict[str, NDArray[np.float64]]
@@ -66,6 +66,9 @@ def use_folder(folder: Path | str | None) -> None:
 # --- Curves of the level-set method -----------------------------------------------------------------------------------
 
 
+_CURVE = ("e", "w", "kappa", "above", "far")
+
+
 @lru_cache(maxsize=128)
 def curve_of(profile: SphericalProfile) -> LevelSetCurve:
     """Return the curve of `profile`: from memory, from the folder of `use_folder`, or computed."""
@@ -83,11 +86,13 @@ def load_or_build(profile: SphericalProfile, folder: Path) -> LevelSetCurve:
     """
 
     def build() -> Arrays:
-        curve = LevelSetCurve.build(profile)
-        return {"e": curve.e, "w": curve.w, "kappa": curve.kappa, "slope": np.array(curve.slope)}
+        made = LevelSetCurve.build(profile)
+        arrays = {name: getattr(made, name) for name in _CURVE}
+        return {**arrays, "scalars": np.array([made.slope, made.power])}
 
-    found = _load_or_build("level-set", table_header(profile), folder, ("e", "w", "kappa", "slope"), build)
-    return LevelSetCurve(found["e"], found["w"], found["kappa"], float(found["slope"]))
+    found = _load_or_build("level-set", table_header(profile), folder, (*_CURVE, "scalars"), build)
+    slope, power = (float(value) for value in found["scalars"])
+    return LevelSetCurve(**{name: found[name] for name in _CURVE}, slope=slope, power=power)
 
 
 def table_header(profile: SphericalProfile) -> str:
@@ -106,7 +111,9 @@ def table_header(profile: SphericalProfile) -> str:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise InvalidArgumentError(f"a profile kept on disk must hold numbers, got {field.name}={value!r}")
         values[field.name] = float(value).hex()
-    return _header(kind, values, (level_set, caps, line, spherical, special, sys.modules[type(profile).__module__]))
+    return _header(
+        kind, values, (curve, level_set, caps, line, spherical, special, sys.modules[type(profile).__module__])
+    )
 
 
 # --- Growth integrals of the differential method ----------------------------------------------------------------------

@@ -1,0 +1,281 @@
+"""Radii of laws drawn from the whole range of their parameters, against quadrature that shares nothing with the method.
+
+A few level-set laws by default; CERTIFY_RADIUS_SWEEP=N checks the N first draws of the seed instead (some of their tables
+take a minute), and prints the gap of each with `pytest -s`.
+"""
+
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import jaxtyping
+import mpmath
+import numpy as np
+import pytest
+from mpmath import mpf
+from scipy.optimize import brentq
+from scipy.special import betainc
+
+from smoothing import Exp2, Pow2
+from smoothing.distributions.spherical import LevelSetLaw
+
+SEED = 20_260_101
+DIMENSIONS = (1, 2, 3, 5, 10, 784, 3072, 150_528)
+CHEAP = 5
+"""Laws of the default selection, those with quick tables: see `cheap`."""
+
+_POINTS, _WEIGHTS = np.polynomial.legendre.leggauss(10)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_runtime_checks() -> Iterator[None]:
+    """Shapes are not what is tested here, and checking them takes a third of the time."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)
+
+
+# --- The reference ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Density:
+    """exp(-psi(|x|)) at scale 1 by y = log r: psi = r^k + j log r, or a log(1 + r^k) if a is given."""
+
+    d: int
+    k: float
+    j: float = 0.0
+    a: float | None = None
+
+    def psi(self, y: np.ndarray) -> np.ndarray:
+        if self.a is not None:
+            return np.asarray(self.a * np.logaddexp(0.0, self.k * y))
+        with np.errstate(over="ignore"):
+            return np.asarray(np.exp(self.k * y) + self.j * y)
+
+    def log_share(self, y: np.ndarray) -> np.ndarray:
+        """The log of the density of y, up to a constant."""
+        return self.d * y - self.psi(y)
+
+    def drop(self, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """psi(r) - psi(r exp(-x)), of either sign, without cancellation."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            if self.a is not None:
+                share = 1 / (1 + np.exp(-self.k * y))  # r^k / (1 + r^k)
+                far = np.logaddexp(0.0, self.k * y) - np.logaddexp(0.0, self.k * (y - x))
+                moved = np.expm1(-self.k * x) * share
+                return np.asarray(self.a * np.where(np.abs(moved) < 0.5, -np.log1p(np.maximum(moved, -0.5)), far))
+            return np.asarray(-np.exp(self.k * y) * np.expm1(-self.k * x) + self.j * x)
+
+    def contraction(self, y: np.ndarray, t: float) -> np.ndarray:
+        """The x with psi(r) - psi(r exp(-x)) = t, by bisection in log |x|; infinite where there is none."""
+        sign = math.copysign(1.0, t)
+        low, high = np.full_like(y, -710.0), np.full_like(y, 7.5)
+        for _ in range(52 if len(y) > 100 else 64):
+            middle = 0.5 * (low + high)
+            value = sign * self.drop(y, sign * np.exp(middle))
+            below = value < abs(t)  # not so where the value is not a number: beyond float64
+            low, high = np.where(below, middle, low), np.where(below, high, middle)
+        return sign * np.where(low > 7.4, np.inf, np.exp(0.5 * (low + high)))
+
+
+class Reference:
+    """The largest failure probability that a shift of length e forgives, to about 1e-8 of it."""
+
+    def __init__(self, density: Density, e: float) -> None:
+        self.density, self.e, self.d = density, e, density.d
+        grid = np.linspace(-700.0, 700.0, 40_001)
+        for _ in range(4):
+            level = np.nan_to_num(density.log_share(grid), nan=-np.inf, neginf=-np.inf)
+            inside = np.flatnonzero(level > level.max() - 42)
+            low, high = grid[max(inside[0] - 1, 0)], grid[min(inside[-1] + 1, len(grid) - 1)]
+            last, grid = (grid, level), np.linspace(low, high, 20_001)
+        grid, level = last
+        level = np.maximum(level, level.max() - 50)
+        way = np.concatenate(([0.0], np.cumsum(np.diff(grid) / (high - low) + np.abs(np.diff(level)) / 84)))
+        panels = np.interp(np.linspace(0.0, way[-1], 300), way, grid)
+        # Closer to r = e, where |x - v| may be small.
+        near = math.log(e) + np.concatenate((np.geomspace(1e-15, 30.0, 120), -np.geomspace(1e-15, 30.0, 120)))
+        self.edges = np.unique(np.concatenate((panels, near[(near > panels[0]) & (near < panels[-1])])))
+        self.top = level.max()
+
+    def _height(self, y: np.ndarray, t: float) -> np.ndarray:
+        """V: the event is a cap of this height, between 0 and 1."""
+        x = self.density.contraction(y, t)
+        with np.errstate(over="ignore", invalid="ignore"):
+            value = 0.5 + np.exp(y) / (4 * self.e) * np.expm1(-2 * x) - self.e / (4 * np.exp(y))
+        return np.where(np.isnan(value), -np.inf if t > 0 else np.inf, value)
+
+    def chance(self, t: float) -> float:
+        """P(psi(|x|) - psi(|x - v|) > t): Gauss-Legendre between edges and the y at which V passes certain values."""
+        edges, d = self.edges, self.d
+        spread = 0.5 / math.sqrt(d + 2)
+        levels = (0.0, 1.0) if d == 1 else (0.0, 1.0, *(v for i in range(-6, 7) if 0 < (v := 0.5 + i * spread) < 1))
+        heights = self._height(edges, t)
+        crossed = [(i, v) for v in levels for i in np.flatnonzero((heights[1:] > v) != (heights[:-1] > v))]
+        if crossed:
+            where, level = np.array([i for i, _ in crossed]), np.array([v for _, v in crossed])
+            low, high, rising = edges[where], edges[where + 1], heights[where] <= level
+            for _ in range(48):
+                middle = 0.5 * (low + high)
+                before = (self._height(middle, t) > level) != rising
+                low, high = np.where(before, middle, low), np.where(before, high, middle)
+            edges = np.unique(np.concatenate((edges, low)))
+        # The substitution evens out the square roots at both ends of a panel that caps in the plane have.
+        centre, half = 0.5 * (edges[1:] + edges[:-1])[:, None], 0.5 * np.diff(edges)[:, None]
+        y = (centre + half * 0.5 * _POINTS * (3 - _POINTS**2)).ravel()
+        weights = (half * 1.5 * (1 - _POINTS**2) * _WEIGHTS).ravel()
+        mass = np.exp(self.density.log_share(y) - self.top) * weights
+        v = np.clip(self._height(y, t), 0.0, 1.0)
+        shape = (d - 1) / 2
+        share = np.where(v >= 1, 1.0, np.where(v > 0, 0.5, 0.0)) if d == 1 else betainc(shape, shape, v)
+        return float(mass @ share / mass.sum())
+
+    def failure(self) -> float:
+        """C(t, e) - e^-t (1/2 - C(-t, e)) at the threshold with C(-t, e) = 1/2, where it is largest."""
+        low = high = -3.0
+        while self.chance(-math.exp(low)) > 0.5 and low > -60.0:
+            low -= 3.0
+        while self.chance(-math.exp(high)) < 0.5 and high < 6.5:
+            high += 1.0
+        low, high = max(low, -60.0), max(high, low + 1.0)
+        lead = [self.chance(-math.exp(at)) - 0.5 for at in (low, high)]
+        log_t = low
+        if lead[0] < 0 < lead[1]:
+            log_t = brentq(lambda at: self.chance(-math.exp(at)) - 0.5, low, high, xtol=1e-5)
+        t = math.exp(log_t)
+        return self.chance(t) - math.exp(-t) * (0.5 - self.chance(-t))
+
+
+def mpmath_chance(density: Density, e: float, t: float) -> mpf:
+    """The same probability for d = 2 and 3, from the inverse of psi: integrals over log r by `mpmath.quad`."""
+    k, j = mpf(density.k), mpf(density.j)
+
+    def psi(r: mpf) -> mpf:
+        return mpf(density.a) * mpmath.log(1 + r**k) if density.a else r**k + j * mpmath.log(r)
+
+    def inverse(value: mpf) -> mpf:
+        if density.a:
+            return max(mpmath.expm1(value / density.a), mpf(0)) ** (1 / k)
+        if not j:
+            return max(value, mpf(0)) ** (1 / k)
+        return (j / k * mpmath.lambertw(k / j * mpmath.exp(k * value / j)).real) ** (1 / k)
+
+    def cosine(y: mpf) -> mpf:
+        """|x - v| is shorter than psi^-1(psi(r) - t) where the cosine is above this."""
+        r = mpmath.exp(y)
+        return (r**2 + mpf(e) ** 2 - inverse(psi(r) - t) ** 2) / (2 * r * e)
+
+    def share(y: mpf) -> mpf:
+        c = max(mpf(-1), min(mpf(1), cosine(y)))
+        return mpmath.acos(c) / mpmath.pi if density.d == 2 else (1 - c) / 2
+
+    def law(y: mpf) -> mpf:
+        return mpmath.exp(density.d * y - psi(mpmath.exp(y)))
+
+    points = [mpf(y) for y in np.linspace(-18, 18 if density.a else math.log(50) / density.k, 40)]
+    cuts: list[mpf] = []
+    for level in (-1, 1):
+        inside = [cosine(y) > level for y in points]
+        for i in [i for i in range(len(inside) - 1) if inside[i] != inside[i + 1]]:
+            low, high = points[i], points[i + 1]
+            for _ in range(60):
+                middle = (low + high) / 2
+                low, high = (middle, high) if (cosine(middle) > level) == inside[i] else (low, middle)
+            cuts.append(low)
+    points = sorted((*points, *cuts))
+    return mpmath.quad(lambda y: law(y) * share(y), points, maxdegree=4) / mpmath.quad(law, points, maxdegree=4)
+
+
+@pytest.mark.parametrize(
+    ("density", "e", "t"),
+    [
+        (Density(2, 1.0, j=0.5), 0.7, 0.3),
+        (Density(3, 3.0, j=1.2), 0.5, -0.4),
+        (Density(2, 2.0, a=2.2), 1.1, -0.3),
+        (Density(3, 1.5, a=4.0), 0.8, 1.0),
+    ],
+    ids=str,
+)
+def test_the_reference_is_right(density: Density, e: float, t: float) -> None:
+    with mpmath.workdps(16):
+        exact = mpmath_chance(density, e, t)
+    assert Reference(density, e).chance(t) == pytest.approx(float(exact), rel=1e-9)
+
+
+# --- The sweep --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A law at scale 1, a failure probability, and the relative gap that is allowed there."""
+
+    density: Density
+    w: float
+    gap: float
+
+    @property
+    def law(self) -> LevelSetLaw:
+        it = self.density
+        return (
+            Pow2((it.d,), scale=1.0, k=it.k, a=it.a) if it.a is not None else Exp2((it.d,), scale=1.0, k=it.k, j=it.j)
+        )
+
+
+def draws(dimensions: tuple[int, ...], count: int) -> list[Draw]:
+    """Laws of the whole range of parameters that have a proved radius, those next to their limits more often."""
+    rng = np.random.default_rng(SEED)
+    found: list[Draw] = []
+    while len(found) < count:
+        d, k = int(rng.choice(dimensions)), float(np.exp(rng.uniform(math.log(0.1), math.log(100.0))))
+        w = float(rng.choice([0.49, 1e-6, np.exp(rng.uniform(math.log(1e-6), math.log(0.49)))]))
+        near, kind, power = 10.0 ** rng.uniform(-3.0, 0.0), rng.integers(3), rng.random() < 0.5
+        if d / k > 1.9e6:
+            continue
+        gap = 1e-3
+        if power:
+            # a k - d is above 2 where there is a variance, and above 0 anyway.
+            excess = (2 + near, 2 + 100 * near, 0.1 + near)[kind]
+            density = Density(d, k, a=(d + excess) / k)
+        else:
+            j = float((0.0, rng.uniform(0.0, d), max(d - 1.0, 0.9) - near)[kind])
+            density, gap = Density(d, k, j=max(j, 0.0)), 1e-2 if j >= d - 2 else 1e-3
+            if (d - j) / k < 1e-3:  # a tenth of the mass below 1e-300
+                continue
+        found.append(Draw(density, w, gap))
+    return found
+
+
+def check(draw: Draw) -> float:
+    """Return the relative gap of the law's radius, after checking that it is not above the exact one."""
+    radius = draw.law.radius(1 - draw.w, "l2", q_upper=draw.w)
+    assert radius > 0
+    known = Reference(draw.density, radius).failure()
+    error = 1e-8 * min(known, 0.5 - known)
+    # What w is too small by, at the radius, is what the radius is too small by, times the speed at which w falls.
+    assert known >= draw.w - error
+    longer = radius * (1 + draw.gap)
+    beyond = Reference(draw.density, longer).failure()
+    assert beyond <= draw.w + 1e-8 * min(beyond, 0.5 - beyond), f"the gap is above {draw.gap}"
+    return draw.gap * (known - draw.w) / max(known - beyond, 1e-300)
+
+
+def cheap(draw: Draw) -> bool:
+    """Whether the table of a law takes a few seconds: not next to its pole or limit, nor in heavy tails without chords."""
+    it = draw.density
+    if it.k > 10 or (it.a is not None and it.a * it.k - it.d < 0.5):
+        return False
+    return it.d == 1 or (
+        (it.k >= 1 if it.d <= 10 else it.k >= 0.3) and it.j < it.d - 5 + 5 * (it.a is not None or it.j == 0)
+    )
+
+
+SWEEP = int(os.environ.get("CERTIFY_RADIUS_SWEEP", "0"))
+SELECTION = draws(DIMENSIONS, SWEEP) if SWEEP else [draw for draw in draws(DIMENSIONS, 100) if cheap(draw)][:CHEAP]
+
+
+@pytest.mark.parametrize("draw", SELECTION, ids=str)
+def test_radii_are_never_above_and_close_below_quadrature(draw: Draw) -> None:
+    print(f"gap {check(draw):.1e} of {draw.gap:.0e}")
