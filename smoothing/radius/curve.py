@@ -35,6 +35,9 @@ COARSE_GAP = 8e-3
 _ROUNDING_SHARE = 1 / 6
 """Share of it that the rounding of a node's w may take, as a loss of its length."""
 
+_BELOW_DIRECT = 1 - 2e-6
+"""A single radius is rounded by about 1e-6 of itself: a table, as sound as it is, must not show more than that."""
+
 _LEAST_LOSS = 2e-7
 _LEAST_FAILURE = 1e-13
 _INNER = (4e-7, 0.4905)
@@ -133,7 +136,7 @@ class LevelSetCurve:
         """Return the proved radius for probabilities of at least 1 - w; 0 from w = 1/2 on, infinite at w = 0."""
         flat = np.asarray(w, dtype=np.float64).ravel()
         # The support is unbounded: a set of probability 1 keeps it after any shift.
-        return np.where(flat > 0, self._radius(flat, depth=4), np.inf).reshape(np.shape(w))
+        return np.where(flat > 0, _BELOW_DIRECT * self._radius(flat, depth=4), np.inf).reshape(np.shape(w))
 
     def _radius(self, w: Array, depth: int) -> Array:
         result = np.maximum(0.5 - w, 0.0) * self.slope * (1 - 1e-15)
