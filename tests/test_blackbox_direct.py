@@ -121,7 +121,9 @@ def talk(
 
 
 CHUNKED = answer(b"3\r\none\r\n4\r\n-two\r\n0\r\n\r\n", "Transfer-Encoding: chunked")
-ZIPPED = gzip.compress(b"one-two", mtime=0)  # no time in it: these bytes are the name of a test, the same in every process
+ZIPPED = gzip.compress(
+    b"one-two", mtime=0
+)  # no time in it: these bytes are the name of a test, the same in every process
 
 
 @pytest.mark.parametrize(
