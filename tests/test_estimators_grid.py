@@ -24,7 +24,9 @@ from smoothing.estimators import (
     replay,
     thresholds,
 )
+from smoothing.estimators.grid import GridState
 from smoothing.estimators.planned import planned_votes
+from smoothing.estimators.sequential import CappedRules
 from smoothing.estimators.table import find_estimator, rebuild_estimator
 
 GRID = thresholds(Gaussian((1,), sigma=0.5), "l2", (0.0, 0.25, 0.5, 0.75))
@@ -101,6 +103,28 @@ def test_futility_never_adds_a_claim(mode: str) -> None:
         assert b.looks == a.looks[: len(b.looks)]
         fewer += len(b.looks) < len(a.looks)
     assert fewer > 5
+
+
+def test_a_radius_that_looked_hopeless_before_its_turn_is_still_asked_about() -> None:
+    """Real images were lost so: a few early failures closed the gate of a radius long before it was asked about."""
+    limits = {
+        "accepts": np.array([[-1, -1], [5, 1], [9, 4]]),
+        "refutes": np.array([[9, 8], [15, 12], [20, 15]]),
+        "gives_up": np.array([[9, 3], [15, 6], [20, 8]]),
+    }
+    state = GridState(GRID[:2], CappedRules((10, 20, 30), **limits), 0.001, 0)
+    for n in (10, 20, 30):
+        look = state.next_look()
+        assert look is not None, f"4 failures in {n - 10} votes: no radius whose turn it is is hopeless"
+        assert look.n == n
+        state.update(look.phase, np.array([n - 4, 4, 0]))
+    assert [decision.status for decision in state.result().decisions] == [Status.CERTIFIED] * 2
+    # When its turn has come, a radius that is hopeless ends the input.
+    state = GridState(GRID[:2], CappedRules((10, 20, 30), **{**limits, "gives_up": limits["gives_up"] - 2}), 0.001, 0)
+    for n in (10, 20):
+        state.update(Phase.ESTIMATE, np.array([n - 4, 4, 0]))
+    assert state.next_look() is None
+    assert [decision.status for decision in state.result().decisions] == [Status.CERTIFIED, Status.UNDECIDED]
 
 
 def test_the_estimate_is_that_of_the_largest_certified_radius() -> None:

@@ -188,7 +188,8 @@ class GridState:
         self._rejected |= failures <= self._rules.accept(number)
         least = look.n - votes[leader]
         self._refuted |= least >= self._rules.refute(number)
-        self._given_up |= least >= self._rules.give_up(number)
+        # As things stand now: a radius that looked hopeless while a smaller one was open may not be when its turn comes.
+        self._given_up = least >= self._rules.give_up(number)
 
     def horizon(self, phase: Phase) -> int:
         """Return a prefix length that later looks may reach: votes up to there may be drawn ahead, and are kept."""
