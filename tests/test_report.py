@@ -1,4 +1,4 @@
-"""Reports of run folders and logs: the numbers, what a part must say of itself, hostile names, the page by itself."""
+"""Reports: tables, pages and failures of one run and of several sources."""
 
 import base64
 import csv
@@ -7,10 +7,8 @@ import io
 import json
 import re
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +16,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from report_pages import COHEN, FILES, HOSTILE, N, Outcome, _Page, digits, make_run, read_page, some_outcomes
 
 from certify.cli import main
-from certify.datasets import Dataset, load_dataset
+from certify.datasets import load_dataset
 from certify.errors import CertifyError, UsageError
-from certify.journal import Journal
 from certify.metrics import CertifiedSet, certified_counts
 from certify.models.transforms import CenterCrop, Geometry, Resize
 from certify.report import (
@@ -35,137 +33,14 @@ from certify.report import (
     write_report,
 )
 from certify.report.page import LARGEST_BYTES, STRIPS, render_page
-from certify.report.plots import curve_figure, outcome_bars, radius_histogram, render
+from certify.report.plots import outcome_bars, radius_histogram
 from certify.report.strips import _NoisySamples, failures_first, make_strips
 from certify.report.tables import latex_escape, markdown_escape
 from certify.report.wording import over_text, table_caption
 from certify.report.write import default_folder
-from certify.rundir import KIND, Row, claim_folder, export, read_run
-from certify.runner import input_digest
+from certify.rundir import read_run
 from certify.summary import summary_table
 from smoothing import Gaussian, SmoothedClassifier
-from smoothing.certificate import issue_certificate
-from smoothing.estimators.base import Estimate, Look, Phase, Status
-from smoothing.noise import NOISE_VERSION
-from smoothing.threat import Norm
-
-COHEN = "data/published_certify_logs/cohen2019_cifar10_resnet110"
-HOSTILE = "a<script>alert(1)</script>|\\input{x}$\\frac$%&_#^~[l](u)`"
-N = 1000
-FILES = {"table.md", "table.csv", "table.tex", "certified_accuracy.png", "certified_accuracy.pdf", "report.html"}
-
-Outcome = tuple[int | None, float]
-"""Prediction and upper bound on 1 - p of one input."""
-
-
-@cache
-def digits() -> Dataset:
-    return load_dataset("digits")
-
-
-def make_estimate(prediction: int | None, q_upper: float, classes: int = 10, invalid: int = 7) -> Estimate:
-    counts = [0] * (classes + 1)
-    top = 0 if prediction is None else prediction
-    counts[top] = round(N * (1 - q_upper))
-    counts[(top + 1) % classes] = N - counts[top] - invalid
-    counts[-1] = invalid
-    looks = (Look(Phase.SELECT, 10, (10, *[0] * classes)), Look(Phase.ESTIMATE, N, tuple(counts)))
-    status = Status.ABSTAINED if prediction is None else Status.CERTIFIED
-    return Estimate(status, prediction, 1 - q_upper, q_upper, None, 0.001, looks)
-
-
-def make_run(
-    folder: Path,
-    outcomes: Sequence[Outcome],
-    *,
-    planned: int | None = None,
-    sigma: float = 0.5,
-    settings: dict[str, Any] | None = None,
-    identity: dict[str, Any] | None = None,
-    data: Dataset | None = None,
-    invalid: Sequence[int] = (),
-    certified: Sequence[int] | None = None,
-) -> Path:
-    """A run folder over the first digits of the test split (or `certified` inputs of `data`), as `certify run` leaves it.
-
-    Every input has 7 invalid votes, or what `invalid` says for each.
-    """
-    data = data or digits()
-    indices = list(range(len(outcomes))) if certified is None else list(certified)
-    shape = data.require_shape()
-    law = Gaussian(shape, sigma=sigma)
-    folder.mkdir(parents=True)
-    claim_folder(
-        folder,
-        {
-            "schema": 1,
-            "kind": KIND,
-            "identity": {
-                "model_digest": "ab" * 32,
-                "data_digest": data.digest(),
-                "split": "test",
-                "input_shape": list(shape),
-                "num_classes": 10,
-                "law": law.describe(),
-                "norm": "l2",
-                "convert_from": None,
-                "estimator": {"name": "fixed", "n0": 10, "n": N, "alpha": 0.001},
-                "seed": 7,
-                "noise_version": NOISE_VERSION,
-                "precision": "fp32",
-                "channels_last": False,
-                "compile": False,
-                "batch_size": 256,
-                "transform": None,
-                "device_kind": "cpu",
-                "device_name": None,
-                "torch_version": torch.__version__,
-                **(identity or {}),
-            },
-            "settings": {
-                "model": "models/digits",
-                "data": "digits",
-                "data_root": None,
-                "indices": indices if planned is None else list(range(planned)),
-                "data_size": len(data),
-                "class_names": list(data.class_names),
-                "shard": None,
-                "command": ["certify", "run", "models/digits"],
-                "trust_pickle": False,
-                **(settings or {}),
-            },
-            "environment": {"tool": "0.1.0", "torch": torch.__version__, "started": "2026-01-01T00:00:00+0000"},
-        },
-    )
-    with Journal(folder, kind=KIND, write=True) as journal:
-        for i, (index, (prediction, q_upper)) in enumerate(zip(indices, outcomes, strict=True)):
-            certificate = issue_certificate(
-                make_estimate(prediction, q_upper, invalid=invalid[i] if invalid else 7),
-                law,
-                Norm.L2,
-                index=index,
-                seed=7,
-                noise_version=NOISE_VERSION,
-            )
-            payload = {
-                "label": int(data.targets[index]),
-                "certificate": certificate.to_dict(),
-                "seconds": 0.25,
-                "input_sha256": input_digest(data.inputs([index])[0]),
-            }
-            journal.record_input(index, payload, certificate.looks)
-        export(folder, [Row.from_entry(entry) for entry in journal.entries()])
-    return folder
-
-
-def some_outcomes(count: int = 12) -> list[Outcome]:
-    """Wrong at 1 and 4, abstained at 2, else right with radii that differ."""
-    labels = digits().targets
-    outcomes: list[Outcome] = [(int(labels[i]), 0.01 + 0.03 * i / count) for i in range(count)]
-    outcomes[1] = ((int(labels[1]) + 3) % 10, 0.2)
-    outcomes[2] = (None, 0.6)
-    outcomes[4] = ((int(labels[4]) + 3) % 10, 0.1)
-    return outcomes
 
 
 @pytest.fixture
@@ -177,55 +52,6 @@ def run(tmp_path: Path) -> Path:
 def reported(tmp_path_factory: pytest.TempPathFactory) -> Report:
     """The report of one whole run, written once for the tests that only read it."""
     return write_report(make_run(tmp_path_factory.mktemp("reported") / "run", some_outcomes()))
-
-
-class _Page(HTMLParser):
-    """What a browser would load, and the structure of the page."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.links: list[str] = []
-        self.images: list[dict[str, str]] = []
-        self.open: list[str] = []
-        self.strips: list[str] = []
-        self.texts: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        values = {key: value or "" for key, value in attrs}
-        self.tags.append(tag)
-        self.links += [values[key] for key in ("href", "src", "srcset", "action", "data") if key in values]
-        assert not [key for key in values if key.startswith("on")]
-        if tag == "img":
-            self.images.append(values)
-        if tag == "article":
-            self.strips.append(values["class"])
-        if tag not in ("meta", "img"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.texts.append(data)
-
-
-def read_page(path: Path) -> tuple[_Page, str]:
-    """Parse a page and check what every page must be: whole, offline, described, without script, under 1 MB."""
-    data = path.read_bytes()
-    assert len(data) < 1_000_000
-    text = data.decode()
-    page = _Page(text)
-    assert page.open == []
-    assert all(link.startswith("data:") for link in page.links)
-    assert all(image["alt"] for image in page.images)
-    assert "script" not in page.tags
-    assert "link" not in page.tags
-    style = text[text.index("<style>") : text.index("</style>")]
-    assert "url(" not in style
-    assert "@import" not in style
-    return page, " ".join(" ".join(page.texts).split())
 
 
 def test_a_run_folder_and_its_export_give_the_same_set(run: Path, tmp_path: Path) -> None:
@@ -688,82 +514,6 @@ def test_latex_escapes_every_special_character() -> None:
     assert latex_escape("\\{}$&#_%~^") == (
         "\\textbackslash{}\\{\\}\\$\\&\\#\\_\\%\\textasciitilde{}\\textasciicircum{}"
     )
-
-
-def test_names_with_markup_of_the_plot_library_are_drawn_as_they_are(run: Path) -> None:
-    for name in ("$x$", "_hidden", "100 $", "a\\$b"):
-        certified = replace(read_source(run).certified, name=name)
-        ax = plot_certified_accuracy(certified)
-        assert ax.get_legend().get_texts()[0].get_text().startswith(name)
-        for figure in (ax.figure, outcome_bars([certified]), radius_histogram([certified])):
-            assert len(render(figure, "png", dpi=40)) > 1000
-
-
-def test_curves_fall_exactly_at_the_radii(run: Path) -> None:
-    certified = read_source(run).certified
-    ax = plot_certified_accuracy(certified)
-    line = ax.lines[0]
-    assert line.get_drawstyle() == "steps-post"
-    x, y = (np.asarray(values, dtype=np.float64) for values in line.get_data())
-    radii = certified.radius[certified.correct]
-    assert x[0] == 0
-    assert set(x[1:]) == set(radii)
-    assert y[-1] == 0
-    for at in [0.0, *radii, *(np.nextafter(radii, np.inf)), 0.123]:
-        # On a step "post" the value at x is that from the last point before it on; at a fall itself the line is
-        # vertical, and the share with radius >= r is its upper end.
-        drawn = y[max(np.searchsorted(x, at, side="left") - 1, 0)]
-        assert drawn == pytest.approx(100 * certified_counts(certified, [at])[0] / len(certified))
-
-
-def test_bands_hold_the_curve_and_the_envelope_is_the_best_of_all(run: Path, tmp_path: Path) -> None:
-    outcomes = [(p, min(q + 0.02, 0.49) if p is not None else q) for p, q in some_outcomes()]
-    outcomes[2] = (int(digits().targets[2]), 0.3)
-    sets = [s.certified for s in read_sources([run, make_run(tmp_path / "other", outcomes)])]
-    ax = plot_certified_accuracy(sets, envelope=True)
-    for line, band in zip(ax.lines, ax.collections, strict=False):
-        corners = band.get_paths()[0].vertices
-        assert corners[:, 1].min() <= min(line.get_ydata())
-        assert corners[:, 1].max() >= max(line.get_ydata())
-    x, y = (np.asarray(values, dtype=np.float64) for values in ax.lines[-1].get_data())
-    assert ax.lines[-1].get_linestyle() == "--" or ax.lines[-1].is_dashed()
-    assert "envelope" in ax.get_legend().get_texts()[-1].get_text()
-    for left, right, value in zip(x, x[1:], y, strict=False):
-        middle = (left + right) / 2
-        assert value == pytest.approx(max(100 * certified_counts(s, [middle])[0] / len(s) for s in sets))
-
-
-def test_envelopes_that_would_mislead_are_refused(run: Path, tmp_path: Path) -> None:
-    certified = read_source(run).certified
-    with pytest.raises(UsageError, match="over several runs, got one"):
-        plot_certified_accuracy(certified, envelope=True)
-    shorter = read_source(make_run(tmp_path / "shorter", some_outcomes()[:11])).certified
-    with pytest.raises(CertifyError, match="same inputs in every run"):
-        plot_certified_accuracy([certified, shorter], envelope=True)
-
-
-def test_norms_are_not_mixed(run: Path) -> None:
-    certified = read_source(run).certified
-    with pytest.raises(UsageError, match=r"one norm, got l1 \(run\), l2 \(run\)"):
-        certified_table([certified, replace(certified, norm="l1")])
-    certified_table([certified, replace(certified, norm=None, kind="log")])
-
-
-def test_plots_go_into_axes_that_are_given_and_touch_no_global_state(run: Path) -> None:
-    from matplotlib import rcParams
-    from matplotlib.figure import Figure
-
-    before = dict(rcParams)
-    ax = Figure().add_subplot()
-    certified = read_source(run).certified
-    assert plot_certified_accuracy([certified], ax) is ax
-    figure = curve_figure([certified])
-    for form in ("png", "svg"):
-        assert render(curve_figure([certified]), form) == render(curve_figure([certified]), form)
-    assert dict(rcParams) == before
-    assert figure.canvas.manager is None
-    with pytest.raises(UsageError, match="png, pdf or svg"):
-        render(figure, "gif")
 
 
 def test_alternative_texts_of_figures_are_their_numbers(reported: Report) -> None:
