@@ -51,7 +51,7 @@ class Comparison:
     out: Path
     data: str = "mnist"
     data_root: Path | None = None
-    sigmas: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0)
+    sigmas: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0)
     architecture: str | None = "lenet"
     epochs: int = 5
     images: int = 100
@@ -264,12 +264,12 @@ def draw(comparison: Comparison, sets: "dict[str, list[CertifiedSet]]") -> bytes
     return render(figure, "png", dpi=110)
 
 
-def write(comparison: Comparison, figure: Path | None) -> str:
+def write(comparison: Comparison, figure: Path | None, radii: Sequence[float] | None = None) -> str:
     """Write table and picture from the finished runs; return the table."""
     from certify.files import make_folder, write_atomically
 
     sets = read(comparison)
-    radii = table_radii([certified for several in sets.values() for certified in several])
+    radii = radii or table_radii([certified for several in sets.values() for certified in several])
     rows = [envelope(law, several, comparison.sigmas, radii) for law, several in sets.items()]
     text, picture = to_markdown(comparison, rows, radii), draw(comparison, sets)
     write_atomically(comparison.out / "l1.md", text)
@@ -281,13 +281,13 @@ def write(comparison: Comparison, figure: Path | None) -> str:
     return text
 
 
-def compare(comparison: Comparison, figure: Path | None = None) -> str:
+def compare(comparison: Comparison, figure: Path | None = None, radii: Sequence[float] | None = None) -> str:
     """Train, certify and write everything; return the table."""
     for sigma in comparison.sigmas:
         for law in LAWS:
             print(f"{law}, sigma {sigma:g}: {train(comparison, law, sigma)}", flush=True)
             print(f"{law}, sigma {sigma:g}: {certify(comparison, law, sigma)}", flush=True)
-    return write(comparison, figure)
+    return write(comparison, figure, radii)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -302,6 +302,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=usual.out, help=f"where to work (default: {usual.out})")
     parser.add_argument("--figure", type=Path, help="write the picture there too")
     parser.add_argument("--sigmas", type=float, nargs="+", default=usual.sigmas, help="standard deviations")
+    parser.add_argument("--radii", type=float, nargs="+", help="columns of the table (default: evenly spaced ones)")
     parser.add_argument(
         "--arch",
         dest="architecture",
@@ -318,10 +319,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--precision", choices=("fp32", "bf16"), default=usual.precision, help=f"(default: {usual.precision})"
     )
     given = vars(parser.parse_args(arguments))
-    figure = given.pop("figure")
+    figure, radii = given.pop("figure"), given.pop("radii")
     given["sigmas"] = tuple(given["sigmas"])
     try:
-        print(compare(Comparison(**given), figure))
+        print(compare(Comparison(**given), figure, radii))
     except (CertifyError, SmoothingError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
