@@ -5,6 +5,8 @@ CERTIFY_RADIUS_SWEEP=N takes N draws of each kind instead of a few.
 
 import math
 import os
+from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import mpmath
@@ -24,7 +26,7 @@ from scipy.special import (
 )
 from scipy.special import gammainc as lower_gamma
 
-from smoothing import Exp1, ExpInf, Expp, Gaussian, Laplace, Pareto, PowInf, Uniform, UniformBall
+from smoothing import Exp1, Exp2, ExpInf, Expp, Gaussian, Laplace, Pareto, PowInf, Uniform, UniformBall
 
 SEED = 20_260_102
 SWEEP = int(os.environ.get("CERTIFY_RADIUS_SWEEP", "0"))
@@ -34,6 +36,16 @@ DIMENSIONS = (1, 2, 3, 784, 3072, 3073, 150_528)
 def failures(rng: np.random.Generator) -> list[float]:
     """A probability next to 1/2, one within the range that has a stated gap, and one next to 0; the radius is for 1 - it."""
     return [0.49, float(np.exp(rng.uniform(math.log(1e-6), math.log(0.49)))), float(10.0 ** rng.uniform(-9.0, -6.0))]
+
+
+def extreme_failures(rng: np.random.Generator) -> list[float]:
+    """Nearly 1/2, and nearly 0."""
+    return [0.5 - float(10.0 ** rng.uniform(-12.0, -3.0)), float(10.0 ** rng.uniform(-15.0, -9.0))]
+
+
+def dimension(rng: np.random.Generator) -> int:
+    """One of the usual dimensions, or any."""
+    return int(rng.choice(DIMENSIONS)) if rng.random() < 0.5 else int(np.exp(rng.uniform(0.0, math.log(150_528.5))))
 
 
 # --- Closed forms: mpmath, 60 digits ----------------------------------------------------------------------------------
@@ -47,45 +59,68 @@ def inverse(f: Any, value: mpf, low: mpf, high: mpf) -> mpf:
     return (low + high) / 2
 
 
-def closed(name: str, rng: np.random.Generator, q: float) -> tuple[float, mpf]:
-    """A drawn law's radius at scale 1, and the exact one."""
-    d, p = int(rng.choice(DIMENSIONS)), 1 - q
-    w = mpf(q)
+def closed(name: str, rng: np.random.Generator) -> tuple[Any, str, Callable[[mpf], mpf]]:
+    """A drawn law of any scale, a norm, and the exact radius for a failure probability."""
+    d, scale = dimension(rng), float(10.0 ** rng.uniform(-3.0, 3.0))
+    norm = str(rng.choice(["l1", "l2", "linf"]))
+    unit, corner = mpf(scale), mpmath.sqrt(d) if norm == "linf" else mpf(1)
     if name == "gaussian":
-        law, norm = Gaussian((d,), sigma=1.0), str(rng.choice(["l1", "l2", "linf"]))
-        exact = mpmath.sqrt(2) * mpmath.erfinv(1 - 2 * w) / (mpmath.sqrt(d) if norm == "linf" else 1)
-        return law.radius(p, norm, q_upper=q), exact
+        law: Any = Gaussian((d,), sigma=scale)
+        if rng.random() < 0.3:
+            law, unit = Exp2((d,), scale=scale, k=2.0), unit / mpmath.sqrt(2)
+        return law, norm, lambda w: unit * mpmath.sqrt(2) * mpmath.erfinv(1 - 2 * w) / corner
     if name == "laplace":
-        return Laplace((d,), scale=1.0).radius(p, "l1", q_upper=q), -mpmath.log(2 * w)
+        kind = rng.integers(3)
+        law = (Laplace((d,), scale=scale), Exp1((d,), scale=scale, k=1.0), ExpInf((d,), scale=scale, k=1.0))[kind]
+        return law, ("l1", "l1", "linf")[kind], lambda w: -unit * mpmath.log(2 * w)
     if name == "uniform":
-        norm = str(rng.choice(["l1", "l2", "linf"]))
-        corner = 2 * (1 - (mpf(1) / 2 + w) ** (mpf(1) / d))
-        exact = {"l1": 1 - 2 * w, "linf": corner, "l2": mpmath.sqrt(d) * corner}[norm]
-        return Uniform((d,), half_width=1.0).radius(p, norm, q_upper=q), exact
+        width = {"l1": lambda w: 1 - 2 * w, "linf": lambda w: 2 * (1 - (mpf(1) / 2 + w) ** (mpf(1) / d))}
+        width["l2"] = lambda w: mpmath.sqrt(d) * width["linf"](w)
+        return Uniform((d,), half_width=scale), norm, lambda w: unit * width[norm](w)
     if name == "uniform_ball":
-        a, claimed = mpf(d + 1) / 2, UniformBall((d,), ball_radius=1.0).radius(p, "l2", q_upper=q)
-        x, whole = mpf(claimed) / 2, mpmath.beta(mpf(1) / 2, a) / 2
-        for _ in range(3):  # Newton's steps for P(|z_1| <= x) = 1/2 - q, z in the unit ball
-            ends = mpmath.linspace(0, min(x, 40 / mpmath.sqrt(a)), 5)
-            share = mpmath.quad(lambda c: (1 - c * c) ** (a - 1), ends) / whole
-            x += (mpf(1) / 2 - w - share) * whole / (1 - x * x) ** (a - 1)
-        return claimed, 2 * x
+        ball, shape = UniformBall((d,), ball_radius=1.0), mpf(d + 1) / 2
+        whole = mpmath.beta(mpf(1) / 2, shape) / 2
+
+        def overlap(w: mpf) -> mpf:
+            x = mpf(ball.radius(1 - float(w), "l2", q_upper=float(w))) / 2
+            for _ in range(3):  # Newton's steps for P(|z_1| <= x) = 1/2 - q, z in the unit ball
+                ends = mpmath.linspace(0, min(x, 40 / mpmath.sqrt(shape)), 5)
+                share = mpmath.quad(lambda c: (1 - c * c) ** (shape - 1), ends) / whole
+                x += (mpf(1) / 2 - w - share) * whole / (1 - x * x) ** (shape - 1)
+            return unit * 2 * x / corner
+
+        return UniformBall((d,), ball_radius=scale), norm, overlap
     if name == "pareto":
         a = float(np.exp(rng.uniform(math.log(0.05), math.log(1e4))))
-        lead, b = 1 - 2 * w, mpf(a) / (mpf(a) + 1)
-        exact = lead / mpf(a) * mpmath.hyp2f1(1, b, 1 + b, lead ** (1 / b))
-        return Pareto((d,), scale=1.0, a=a).radius(p, "l1", q_upper=q), exact
+        b = mpf(a) / (mpf(a) + 1)
+        return (
+            Pareto((d,), scale=scale, a=a),
+            "l1",
+            lambda w: unit * (1 - 2 * w) / mpf(a) * mpmath.hyp2f1(1, b, 1 + b, (1 - 2 * w) ** (1 / b)),
+        )
     # Exponential powers: quantiles for p >= 1, int_c^inf dx / (exp(x^p) - 1) below.
     power = float(np.exp(rng.uniform(math.log(0.1), math.log(100.0))))
     s = 1 / mpf(power)
-    inner = 1 - 2 * w if power >= 1 else 2 * w
-    x = inverse(lambda x: mpmath.gammainc(s, 0, mpmath.exp(x), regularized=True), inner, mpf(-1000), mpf(6))
-    if power >= 1:
-        exact = mpmath.exp(s * x)
-    else:
+
+    def powers(w: mpf) -> mpf:
+        inner = 1 - 2 * w if power >= 1 else 2 * w
+        x = inverse(lambda x: mpmath.gammainc(s, 0, mpmath.exp(x), regularized=True), inner, mpf(-4000), mpf(6))
+        if power >= 1:
+            return unit * mpmath.exp(s * x)
         points = [x, *[at for at in (-60, -20, -5, -1, 0, 1, 2, 3, 4, 5) if at > x]]
-        exact = s * mpmath.quad(lambda at: mpmath.exp(s * at) / mpmath.expm1(mpmath.exp(at)), points)
-    return Expp((d,), scale=1.0, p=power).radius(p, "l1", q_upper=q), exact
+        return unit * s * mpmath.quad(lambda at: mpmath.exp(s * at) / mpmath.expm1(mpmath.exp(at)), points)
+
+    if power >= 1 and rng.random() < 0.3:  # on the line, it is Exp2 as well
+        return Exp2((1,), scale=scale, k=power), norm, powers
+    return Expp((d,), scale=scale, p=power), "l1", powers
+
+
+def of_two_classes(law: Any, exact: Callable[[mpf], mpf], q: float, rival: float) -> mpf:
+    """The exact radius that two bounds give: of half the lead, or the mean of two radii."""
+    half = (mpf(q) + mpf(rival)) / 2
+    if isinstance(law, Uniform | UniformBall | Exp2):
+        return exact(half)
+    return (exact(mpf(q)) + exact(mpf(rival))) / 2
 
 
 @pytest.mark.parametrize("name", ["gaussian", "laplace", "uniform", "uniform_ball", "pareto", "exp_p"])
@@ -93,10 +128,17 @@ def test_closed_forms_are_never_above_and_close_below_mpmath(name: str) -> None:
     rng = np.random.default_rng([SEED, len(name)])
     with mpmath.workdps(40):
         for _ in range(SWEEP or 2):
-            for q in failures(rng):
-                claimed, exact = closed(name, rng, q)
-                assert claimed <= exact
-                assert claimed >= exact * (1 - mpf("1e-9"))
+            law, norm, exact = closed(name, rng)
+            known = []
+            for q in (*failures(rng), *extreme_failures(rng)):
+                claimed, truth = law.radius(1 - q, norm, q_upper=q), exact(mpf(q))
+                assert claimed <= truth, (law, norm, q)
+                assert claimed >= truth * (1 - mpf("1e-9")), (law, norm, q)
+                known.append((q, claimed))
+            assert all(low[1] <= high[1] for high, low in pairwise(sorted(known)))
+            q, rival = known[1][0], known[1][0] * float(rng.uniform(0.01, 0.99))
+            claimed, truth = law.radius(1 - q, norm, q_upper=q, rival_upper=rival), of_two_classes(law, exact, q, rival)
+            assert truth * (1 - mpf("1e-9")) <= claimed <= truth, (law, norm, q, rival)
 
 
 # --- Integrals of the differential method: Gauss-Legendre in the logarithm of another variable ------------------------

@@ -13,6 +13,7 @@ from torch import Tensor
 from smoothing.distributions.base import SmoothingDistribution
 from smoothing.distributions.parameters import checked_dimension, moment_ratio, settle_parameter
 from smoothing.distributions.sampling import cube_direction, gamma, scale_rows
+from smoothing.radius.limit import cubical_limit
 from smoothing.radius.radial import exponential_growth, shells_from_above
 from smoothing.radius.special import log_gamma_ratio
 from smoothing.rounding import down, up
@@ -38,10 +39,8 @@ class ExpInf(SmoothingDistribution):
     (an arbitrarily small shift changes p = 1/2 at an infinite rate), and both radii are 0, unless d = 1 and j = 0. At
     p_A = 1 radii are infinite for k >= 1 and j = 0, and finite otherwise, when the first shells at the origin carry them.
     For k <= 1 the limit is that of the integral, rounded down (relative gap 1e-7 for small d, of the order of 1/d for large
-    ones). For k > 1 and j > 0 the lower bound at 1 - p_A = 1e-299 stands for it; `shells_from_above` bounds what that
-    leaves out by (d - j) / j times the radius of the shell of that share: the proved gap is 5e-8 at d = 2 and 3e-7 at
-    d = 40, and the limit may be several times as large for d in the hundreds. The radius at any 1 - p_A from 1e-290 on is
-    not affected.
+    ones). For k > 1 and j > 0 it is enclosed in logarithms of probabilities (`smoothing.radius.limit.cubical_limit`): the
+    proved gap is 5e-8 at d = 2, 3e-7 at d = 40 and up to 3e-3 in hundreds and thousands of dimensions.
 
     Args:
         shape: Event shape.
@@ -132,5 +131,10 @@ class ExpInf(SmoothingDistribution):
             return np.asarray(down(value)), np.asarray(up(value))
         lower, upper = exponential_growth(d, k, j).bounds(q)
         if j > 0 and np.any(q == 0.0):
-            upper = np.where(q == 0.0, np.minimum(upper, shells_from_above(d, k, j)), upper)
+            at = q == 0.0
+            limit = cubical_limit(d, k, j) if k > 1 else (0.0, shells_from_above(d, k, j))
+            lower, upper = (
+                np.where(at, np.maximum(lower, limit[0]), lower),
+                np.where(at, np.minimum(upper, limit[1]), upper),
+            )
         return lower, np.maximum(upper, lower)

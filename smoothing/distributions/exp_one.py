@@ -13,8 +13,9 @@ from torch import Tensor
 from smoothing.distributions.base import SmoothingDistribution
 from smoothing.distributions.parameters import checked_dimension, moment_ratio, settle_parameter
 from smoothing.distributions.sampling import diamond_direction, gamma, scale_rows
+from smoothing.radius.limit import signed_limit
 from smoothing.radius.radial import exponential_growth
-from smoothing.radius.sign_mixture import signed_exponential_growth, signed_shells_from_above
+from smoothing.radius.sign_mixture import signed_exponential_growth
 from smoothing.radius.signs import sign_sum_radius
 from smoothing.radius.special import log_gamma_ratio
 from smoothing.rounding import down, up
@@ -36,8 +37,9 @@ class Exp1(SmoothingDistribution):
       (`smoothing.radius.sign_mixture.signed_exponential_growth`; an exact sum for k = 1).
 
     At p_A = 1 radii are infinite for k >= 1, and finite for k < 1: at l1 the limit of the integral, rounded down (relative
-    gap 1e-7 for small d, of the order of 1/d for large ones); at linf a lower bound, with a proved gap
-    (`signed_shells_from_above`) of 2e-7 at d = 2, 1e-5 at d = 10, 1e-2 at d = 100 (k = 1/2), and none for d > 900.
+    gap 1e-7 for small d, of the order of 1/d for large ones); at linf enclosed in logarithms of probabilities
+    (`smoothing.radius.limit.signed_limit`), with a proved gap of 2e-7 at d = 2, 1e-5 at d = 10, 5e-4 at d = 100, 4e-3 at
+    d = 3072 and 2e-2 at d = 150,528.
 
     Args:
         shape: Event shape.
@@ -113,8 +115,10 @@ class Exp1(SmoothingDistribution):
         elif norm is Norm.LINF and d > 1:
             lower, upper = signed_exponential_growth(d, k).bounds(q_upper)
             if k < 1 and np.any(q_upper == 0.0):
-                upper = np.where(q_upper == 0.0, np.minimum(upper, signed_shells_from_above(d, k)), upper)
-                upper = np.maximum(upper, lower)
+                limit = signed_limit(d, k)
+                lower, upper = (
+                    np.where(q_upper == 0.0, end, side) for end, side in zip(limit, (lower, upper), strict=True)
+                )
         else:
             lower, upper = exponential_growth(d, k, 0.0).bounds(q_upper)
         return np.asarray(down(scale * lower)), np.asarray(up(scale * upper))

@@ -84,7 +84,7 @@ class Exp2Profile(SphericalProfile):
 
     def mode(self) -> float:
         """Return ((d - j)/k)^(1/k)."""
-        return float(self._shape ** (1 / self.k))
+        return math.exp(min(max(math.log(self._shape) / self.k, -700.0), 700.0))
 
     def mean_slope(self) -> float:
         """Return k E r^(k-1) + j E 1/r, moments of the gamma law; infinite as soon as E 1/r is."""
@@ -121,12 +121,10 @@ class Exp2Profile(SphericalProfile):
             if not j:
                 share = t / g
                 delta = np.where(share < 1, -np.log1p(-np.minimum(share, 1.0)) / k, np.inf)
-                # Close to s = 0 the error of t / g counts 1 / (1 - t / g) times.
-                return delta, np.where(
-                    share < 1,
-                    1e-15 * (np.abs(delta) + (1 + k * np.abs(np.log(r))) * np.abs(share / (1 - share)) / k),
-                    0.0,
-                )
+                # Close to s = 0 the error of t / g counts 1 / (1 - t / g) times, and s may be 0.
+                ratio = 1e-15 * (1 + k * np.abs(np.log(r))) * np.abs(share) / (1 - share)
+                moved = np.where(ratio < 1, -np.log1p(-np.minimum(ratio, 1.0)), np.inf) / k
+                return delta, np.where(share < 1, 1e-15 * np.abs(delta) + moved, 0.0)
             # g (1 - exp(-k delta)) + j delta = t, by Newton's method from the side where it is monotone.
             rising = np.maximum(t / (k * g + j), (t - g) / j)
             falling = -np.minimum(np.log1p(-t / g) / k, -t / j)
@@ -215,5 +213,7 @@ class Exp2(LevelSetLaw):
                 gammainccinv(shape, 2 * np.minimum(q_upper, 0.25)),
                 gammaincinv(shape, np.minimum(1 - 2 * q_upper, 0.5)),
             )
-            return np.asarray(self._scale * g ** (1 / self._k))
+            # Near 0 the density is flat, and g may be below float64.
+            flat = (1 - 2 * q_upper) * math.exp(math.lgamma(1 + shape))
+            return np.asarray(self._scale * np.where(g < 1e-17, flat, g**shape))
         return None

@@ -84,12 +84,14 @@ class Pow2Profile(SphericalProfile):
             return math.exp(min(log_odds / self.k, 700.0))
         if not upper and (log_odds := (math.log(q * first) + log_beta) / first) < -_LARGEST_POWER:
             return math.exp(max(log_odds / self.k, -740.0))
-        return (share / rest) ** (1 / self.k) if rest > 0 else math.exp(700.0)
+        if not (share > 0 and rest > 0):
+            return 0.0 if share <= 0 else math.exp(700.0)
+        return math.exp(min(max((math.log(share) - math.log(rest)) / self.k, -740.0), 700.0))
 
     def mode(self) -> float:
         """Return the r with a k r^k / (1 + r^k) = d."""
         first, second = self._shapes
-        return float((first / second) ** (1 / self.k))
+        return math.exp(min(max(math.log(first / second) / self.k, -700.0), 700.0))
 
     def mean_slope(self) -> float:
         """Return a k E[r^(k-1) / (1 + r^k)] = a k B((d - 1)/k + 1, a - (d - 1)/k) / B(d/k, a - d/k)."""
@@ -122,13 +124,27 @@ class Pow2Profile(SphericalProfile):
         return value, 1e-15 * parts
 
     def log_contraction(self, r: Array, t: Array) -> tuple[Array, Array]:
-        """Return -log(1 + (exp(-t/a) - 1)(1 + r^-k)) / k, without cancellation, and its error."""
+        """Return (t / a - log(1 - q)) / k, q = (exp(t/a) - 1) / r^k, and its error; infinite where q is 1 or more.
+
+        s^k = (1 + r^k) exp(-t/a) - 1 = r^k exp(-t/a) (1 - q), where the plain form cancels as soon as exp(-t/a) is below the
+        rounding of 1. Where q is close to 1, and s to 0, the error grows up to infinity.
+        """
+        power, rate = self.k * np.log(r), t / self.a
         with np.errstate(all="ignore"):
-            share = np.expm1(-t / self.a) * (1 + r**-self.k)
-            left = 1 + share
-            delta = np.where(left > 0, -np.log1p(np.maximum(share, -1.0)) / self.k, np.inf)
-            error = 1e-15 * (np.abs(delta) + (3 + self.k * np.abs(np.log(r))) * np.abs(share / left) / self.k)
-        return delta, np.where(left > 0, error, 0.0)
+            # Logs, as neither factor of q need be a float64.
+            size = np.abs(rate)
+            log_q = np.where(size > 30, size + np.log1p(-np.exp(-size)), np.log(np.expm1(size))) - power
+            # For t < 0, 1 - exp(-|t|/a) instead.
+            q = np.exp(np.where(rate < 0, log_q - size, log_q))
+            some = np.where(rate < 0, np.log1p(q), np.where(q < 1, -np.log1p(-np.minimum(q, 1.0)), np.inf))
+            large = np.isinf(q)  # then 1 + q is q
+            delta = rate / self.k + np.where(rate < 0, -np.where(large, log_q - size, some), some) / self.k
+            relative = 4e-15 * (3 + np.abs(power) + size)
+            # Of log(1 - q), by what q may be, and of log(1 + q).
+            near = np.where(q < 1, np.where(relative * q < 1 - q, -np.log1p(-relative * q / (1 - q)), np.inf), 0.0)
+            moved = np.where(rate < 0, relative * np.where(large, 1.0, q / (1 + q)), near)
+            error = 1e-15 * (np.abs(rate) + np.where(np.isfinite(some), some, 0.0)) / self.k + moved / self.k
+        return delta, np.where(np.isposinf(delta), 0.0, error)
 
 
 @dataclass(frozen=True)

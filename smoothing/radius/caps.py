@@ -67,7 +67,7 @@ class Caps:
         # Where this is infinity times 0, the height is not a number, and counts as the least there is.
         with np.errstate(over="ignore", invalid="ignore"):
             first, second = r / (4 * self.e) * np.expm1(-2 * delta), self.e / (4 * r)
-            moved = np.where(np.isfinite(delta), r / (2 * self.e) * np.exp(-2 * delta) * error, 0.0)
+            moved = np.where(np.isfinite(delta), r / (4 * self.e) * np.exp(-2 * delta) * np.expm1(2 * error), 0.0)
         return 0.5 + first - second, 4e-15 * (0.5 + np.abs(first) + second) + moved, delta, error
 
     def estimate(self, r: Array) -> Array:

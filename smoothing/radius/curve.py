@@ -29,7 +29,7 @@ from smoothing.radius.spherical import Array, SphericalProfile
 NODE_GAP = 6e-4
 """Relative loss between neighbouring nodes of a table that its construction aims at."""
 
-COARSE_GAP = 8e-3
+COARSE_GAP = 4e-3
 """The same for laws that would need too many nodes: those with a singularity at the origin, above all."""
 
 _ROUNDING_SHARE = 1 / 6
@@ -43,7 +43,7 @@ _LEAST_FAILURE = 1e-13
 _INNER = (4e-7, 0.4905)
 """Failure probabilities between which `NODE_GAP` is meant; outside, eight times as much will do."""
 _LEAST_LEAD = 1.5e-4
-_FEW_NODES, _MOST_NODES = 4000, 9000
+_FEW_NODES, _MOST_NODES = 4500, 9000
 _LINE_NODES = 150_000, 250_000
 """The same in one dimension, where a node costs some microseconds."""
 _ROUNDS = 12
@@ -81,6 +81,8 @@ class LevelSetCurve:
             gap: Relative loss between neighbouring nodes to aim at; the radii are proved whatever it is.
         """
         nodes = _Nodes(profile, gap)
+        if not len(nodes.e):  # radii beyond what is looked at: the linear bound is left
+            return LevelSetCurve(nodes.e, nodes.w, nodes.t, nodes.slope)
         fair, most_nodes = _LINE_NODES if is_line(profile) else (_FEW_NODES, _MOST_NODES)
         goal = 1.0
         for index in range(_ROUNDS):
@@ -93,8 +95,7 @@ class LevelSetCurve:
                 excess = np.where(excess > 1, np.sqrt(excess), excess)
             if index < 4:  # what is left to do says what can be done
                 needed, most = float(np.sum(excess[1:])), max(COARSE_GAP / gap, 1.0)
-                few = fair if needed < 1.4 * fair else 0.5 * fair
-                goal = min(max(needed / few, 1.0), most) if curve.slope > 0 else most
+                goal = min(max(needed / fair, 1.0), most) if curve.slope > 0 else most
                 nodes.rounding = _ROUNDING_SHARE * gap * goal
             parts = np.ceil(np.minimum(excess / goal, 1e3))
             parts = np.where(parts > 30, 12, np.where(parts > 2, 3, parts)).astype(np.int64)
@@ -193,6 +194,8 @@ class _Nodes:
         self.rounding = _ROUNDING_SHARE * gap
         self.e, self.w, self.t = _first_nodes(profile, self.slope)
         self.above, self.far, self.reached = np.empty(0), np.empty(0), np.empty(0)
+        if not len(self.e):
+            return
         # Where w hardly moves with e it has to be closer than at first.
         self.w, self.above = failure_bounds(profile, self.e, self.t, self._losses(self.e))
         self._keep(_frontier(self.w))
@@ -279,6 +282,8 @@ def _first_nodes(profile: SphericalProfile, slope: float) -> tuple[Array, Array,
     e, w, t = (np.concatenate(parts) for parts in zip(*found, strict=True))
     order = np.argsort(e)
     e, w, t = e[order], w[order], t[order]
+    if not np.any(w > 0.1 * _LEAST_FAILURE):
+        return np.empty(0), np.empty(0), np.empty(0)
     for _ in range(40):  # a steep density: the last w that is not negligible may be far from negligible
         last = int(np.flatnonzero(w > 0.1 * _LEAST_FAILURE)[-1])
         if w[last] < 0.5 * _INNER[0] or last + 1 == len(e) or e[last + 1] < e[last] * (1 + 1e-6):

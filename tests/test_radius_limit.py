@@ -1,0 +1,94 @@
+"""Radii at p = 1 where they are finite: enclosed in logarithms, against extended precision down to 1e-2000."""
+
+import math
+from typing import Any
+
+import mpmath
+import numpy as np
+import pytest
+from shells_reference import Long, at_linf, signed
+
+from smoothing import Exp1, ExpInf
+from smoothing.radius import limit
+from smoothing.radius.limit import _log_lower, _log_upper, cubical_limit, deep_integral, signed_limit
+
+extended = pytest.mark.skipif(
+    np.finfo(np.longdouble).maxexp < 16_000, reason="long double holds no numbers below 1e-2000 on this platform"
+)
+DEPTH = 5000.0
+LAST = "1e-2000"
+
+
+@extended
+@pytest.mark.parametrize(("d", "k", "j", "gap"), [(300, 2.0, 100.0, 1e-3), (784, 1.2, 700.0, 1e-3)])
+def test_limits_of_cubes_are_enclosed(d: int, k: float, j: float, gap: float) -> None:
+    lower, upper = cubical_limit(d, k, j)
+    # Smaller shares add (d - j) / j times the radius of their shells at most, which is below 1e-4 here.
+    exact = float(at_linf(d, k, j, DEPTH)(Long(LAST)))
+    shell = (d - j) / j * math.exp(-4000.0 / (d - j)) * d
+    assert lower <= exact + shell
+    assert exact <= upper <= lower * (1 + gap)
+    law = ExpInf((d,), scale=2.0, k=k, j=j)
+    assert law.radius(1.0, "linf") == pytest.approx(2 * lower, rel=1e-9)
+    assert law.radius(1.0, "linf") >= law.radius(1.0, "linf", q_upper=1e-290)
+
+
+@extended
+@pytest.mark.parametrize(("d", "k", "gap"), [(6, 0.5, 0.05), (5, 0.8, 0.05)])
+def test_limits_of_diamonds_are_enclosed(monkeypatch: pytest.MonkeyPatch, d: int, k: float, gap: float) -> None:
+    exact = float(signed(d, k, 1500.0)(Long("1e-600")))
+    joined = limit._joined
+
+    def alone(*given: Any) -> tuple[float, float]:
+        """Without the bounds that few dimensions have anyway."""
+        return joined(*given[:-1], (0.0, math.inf))
+
+    for used in (joined, alone):
+        monkeypatch.setattr(limit, "_joined", used)
+        lower, upper = signed_limit.__wrapped__(d, k)
+        assert lower <= exact * (1 + 1e-9)
+        assert exact <= upper * (1 + 1e-12)
+        assert upper <= lower * (1 + gap)
+
+
+@pytest.mark.parametrize(("d", "k"), [(784, 0.5), (1001, 0.9)])
+def test_limits_of_diamonds_in_many_dimensions_have_a_gap(d: int, k: float) -> None:
+    lower, upper = signed_limit(d, k)
+    assert lower <= upper <= 1.005 * lower
+    law = Exp1((d,), scale=0.5, k=k)
+    assert law.radius(1.0, "linf") == pytest.approx(lower / 2, rel=1e-9)
+    assert law.radius(1.0, "linf") >= law.radius(1.0, "linf", q_upper=1e-290)
+
+
+def test_logarithms_of_incomplete_gamma_functions_are_enclosed() -> None:
+    for a in (0.3, 1.0, 2.5, 40.0, 900.0):
+        for share in (1e-6, 0.01, 0.3, 0.9, 0.999, 1.0, 1.001, 1.1, 3.0, 20.0):
+            u = a * share
+            with mpmath.workdps(30):
+                below = mpmath.log(mpmath.gammainc(a, 0, u, regularized=True))
+                above = mpmath.log(mpmath.gammainc(a, u, regularized=True))
+            for side, exact in ((_log_lower, float(below)), (_log_upper, float(above))):
+                low, high = (float(x[0]) for x in side(a, np.array([math.log(u)])))
+                assert low <= exact <= high
+                # Far in its tail it is known well.
+                if exact < -20 - 3 * math.log(a + 1):
+                    assert high - low < 0.5
+
+
+def test_the_integral_of_a_score_with_an_exponential_tail() -> None:
+    """P(Z >= t) = exp(-t) / 2: Phi(p) = p (1 + log(1 / (2 p))), whose integral is log of that factor."""
+    t = np.linspace(700.0, 5000.0, 8000)
+    log_share = -t - math.log(2.0)
+    lower, upper = deep_integral(t, log_share, log_share, float(log_share[-1]))
+    exact = math.log(1 + t[-1]) - math.log(1 + t[0])
+    assert lower <= exact <= upper
+    assert upper - lower < 2e-3 * exact
+    # Logs of probabilities that are known less well are a wider enclosure.
+    wider = deep_integral(t, log_share - 0.3, log_share + 0.3, float(log_share[-1]) + 0.3)
+    exact = math.log(1 + t[-1] + 0.3) - math.log(1 + t[0] + 0.3)
+    assert wider[0] <= exact <= wider[1]
+
+
+def test_thresholds_that_are_not_deep_enough_leave_what_was_known() -> None:
+    lower, upper = cubical_limit(2, 2.0, 0.5)
+    assert lower <= upper <= lower * (1 + 1e-7)
