@@ -21,6 +21,7 @@ from verify.problem import Problem
 from verify.result import Guarantee, Status
 from verify.same_slope import SameSlope
 from verify.selection import join_boxes, select_problem, select_result
+from verify.specification import Specification
 from verify.tracing import trace
 
 QUICK = Attack(steps=20, restarts=2)
@@ -220,6 +221,20 @@ class TestMILP:
         assert (found.lower >= base.lower).all()
         for before, after in zip(base.status, found.status, strict=True):
             assert after is (Status.VERIFIED if before is Status.VERIFIED else Status.TIMEOUT)
+
+    def test_a_single_point_is_decided(self):
+        """A program without variables: HiGHS calls it empty, and gives no bound."""
+        problem = problem_of(eps=0.0, batch=2)
+        exact = problem.specification.values(problem.program.forward(problem.region.center)[-1].numpy())
+        for until_sign in (False, True):
+            found = MILP(until_sign=until_sign).bound(problem, Interval().bound(problem))
+            assert set(found.status) == {Status.VERIFIED}
+        np.testing.assert_allclose(MILP().bound(problem, Interval().bound(problem)).lower, exact, atol=1e-5)
+        wrong = Problem.build(
+            problem.graph, problem.region, Specification(-problem.specification.matrix, np.zeros((2, 2)), ((0, 1),))
+        )
+        found = MILP().bound(wrong, Interval().bound(wrong))
+        assert set(found.status) == {Status.FALSIFIED}
 
     def test_an_infeasible_program_is_no_proof(self, monkeypatch):
         import verify.milp as module

@@ -212,6 +212,21 @@ class TestOrder:
         np.testing.assert_allclose(LPLast().bound(problem).lower, LPAll().bound(problem).lower, atol=1e-9)
 
 
+def test_a_leaky_relu_of_slope_one_is_linear():
+    """Its two lines are one: no slope to choose, and nothing to divide by."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 4), nn.LeakyReLU(1.0), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3)).double()
+    x = torch.rand(1, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    problem = Problem.margins(trace(net, (3,)), x, Ball("linf", 0.6, clip=None))
+    plain = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 3)).double()
+    with torch.no_grad():
+        plain[0].weight.copy_(net[2].weight @ net[0].weight)
+        plain[0].bias.copy_(net[2].weight @ net[0].bias + net[2].bias)
+    plain[2] = net[4]
+    other = Problem.margins(trace(plain, (3,)), x, Ball("linf", 0.6, clip=None))
+    np.testing.assert_allclose(LPAll().bound(problem).lower, LPAll().bound(other).lower, atol=1e-6)
+
+
 class TestSigns:
     @pytest.mark.parametrize("kind", ["dense", "conv", "residual"])
     def test_verdicts_are_those_of_the_full_bounds(self, kind):
@@ -244,8 +259,11 @@ class TestSigns:
             both = _rows(problem, np.stack([row, -row]), [-middle - gap, middle - gap])
             found = MILP(until_sign=until_sign).bound(both)
             assert found.status == (status,)
-            assert LPAll().bound(both).status == (Status.UNKNOWN,)
+            # The two rows add up to -2 gap, which is constant: linear programs see that, rows alone do not.
+            linear = LPAll(until_sign=until_sign).bound(both)
+            assert linear.status == (Status.VERIFIED if gap < 0 else Status.UNKNOWN,)
             assert not (found.lower > 0).any()
+            assert not (linear.lower > 0).any()
 
 
 def _rows(problem, matrix, offset):

@@ -117,7 +117,7 @@ MUTATIONS: dict[str, tuple[Any, str, Any, Callable[[], None]]] = {
     "NaN as verified": (
         Specification,
         "proved",
-        lambda self, lower: ~(lower <= 0).any(axis=1),
+        lambda self, lower, joint=None: ~(lower <= 0).any(axis=1),
         nan_is_not_verified,
     ),
 }

@@ -22,7 +22,12 @@ def array(*shape: int) -> np.ndarray:
 
 
 def save(
-    path: Path, nodes: Sequence[onnx.NodeProto], shape: Sequence[int | str], constants: dict[str, np.ndarray]
+    path: Path,
+    nodes: Sequence[onnx.NodeProto],
+    shape: Sequence[int | str],
+    constants: dict[str, np.ndarray],
+    *,
+    opset: int = 17,
 ) -> Path:
     graph = helper.make_graph(
         list(nodes),
@@ -31,7 +36,7 @@ def save(
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", "out"])],
         [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
     )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), str(path))
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9), str(path))
     return path
 
 
@@ -144,6 +149,51 @@ def test_all_unsupported_operators_are_named_at_once(tmp_path: Path) -> None:
         assert word in str(caught.value)
 
 
+@pytest.mark.parametrize("opset", [7, 9, 12, 14, 17])
+def test_batch_norm_of_every_operator_set(tmp_path: Path, opset: int) -> None:
+    """The reference evaluator normalises by the batch at 9 to 13, and cannot run 7: no reason to refuse the file."""
+    nodes = [
+        helper.make_node("BatchNormalization", ["x", "g", "h", "m", "s"], ["a"], epsilon=0.01),
+        helper.make_node("Relu", ["a"], ["y"]),
+    ]
+    constants = {"g": array(3), "h": array(3), "m": array(3), "s": np.abs(array(3)) + 0.1}
+    agrees(save(tmp_path / "norm.onnx", nodes, (1, 3, 2, 2), constants, opset=opset))
+
+
+def test_sums_and_constants_that_are_joined(tmp_path: Path) -> None:
+    node = helper.make_node
+    nodes = [
+        node("Relu", ["x"], ["a"]),
+        node("Sum", ["a", "c", "x", "d"], ["b"]),
+        node("Concat", ["b", "e", "a"], ["f"], axis=1),
+        node("ReduceSum", ["f", "axes"], ["g"], keepdims=0),
+        node("ReduceSum", ["f", "none"], ["h"], noop_with_empty_axes=1),
+        node("ReduceMean", ["h"], ["i"], axes=[-1], keepdims=0),
+        node("Sub", ["g", "i"], ["y"]),
+    ]
+    constants = {"c": array(4), "d": array(1, 3, 4), "e": array(1, 2, 4), "axes": np.array([2])}
+    constants["none"] = np.zeros(0, dtype=np.int64)
+    agrees(save(tmp_path / "sum.onnx", nodes, (1, 3, 4), constants))
+
+
+def test_without_onnxruntime_the_reference_evaluator_compares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import verify.onnx_import as module
+
+    path = save(tmp_path / "net.onnx", [helper.make_node("Relu", ["x"], ["y"])], (1, 3), {})
+
+    def absent(model: object) -> object:
+        raise ImportError("No module named 'onnxruntime'")
+
+    monkeypatch.setattr(module, "_runtime", absent)
+    agrees(path)
+    monkeypatch.setattr(module, "_reference", lambda model: lambda names, given: [np.full((1, 3), 7.0)])
+    with pytest.raises(GraphError, match="must compute what the file does"):
+        load_onnx(path)
+    monkeypatch.setattr(module, "_reference", absent)
+    with pytest.raises(GraphError, match="an evaluator must run the file"):
+        load_onnx(path)
+
+
 def test_packed_files_and_outputs_without_a_shape(tmp_path: Path) -> None:
     node = helper.make_node
     nodes = [node("MatMul", ["x", "W"], ["a"]), node("Relu", ["a"], ["y"])]
@@ -169,6 +219,12 @@ def test_malformed_files(tmp_path: Path) -> None:
     node = helper.make_node("Relu", ["x"], ["y"])
     with pytest.raises(FileFormatError, match="only the first axis"):
         load_onnx(save(tmp_path / "symbolic.onnx", [node], (1, "n"), {}))
+    whole = onnx.load(str(save(tmp_path / "whole.onnx", [node], (1, 2), {})))
+    for value in (*whole.graph.input, *whole.graph.output):
+        value.type.tensor_type.elem_type = TensorProto.INT64
+    onnx.save(whole, str(tmp_path / "whole.onnx"))
+    with pytest.raises(FileFormatError, match="real numbers"):
+        load_onnx(tmp_path / "whole.onnx")
     mismatched = helper.make_node("MatMul", ["x", "W"], ["y"])
     with pytest.raises(GraphError, match="must fit the last axis"):
         load_onnx(save(tmp_path / "shape.onnx", [mismatched], (1, 3), {"W": array(4, 2)}))

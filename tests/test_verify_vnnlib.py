@@ -1,6 +1,8 @@
 """VNN-LIB: the structure of benchmark files, malformed files with line and reason, and the sample instances."""
 
 import gzip
+import math
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +67,39 @@ def test_contradictions_and_trivialities() -> None:
     assert not always.specification.proved(always.specification.values(np.zeros((1, 3)))).any()
 
 
+def test_chains_products_and_quotations() -> None:
+    """Legal SMT-LIB that exporters write: (<= a b c), (* a b c), |quoted| names, strings with ; and over several lines."""
+    text = """\ufeff; with a byte order mark
+(set-info :source |over ; several (
+lines|) (set-info :note "a; b (""c"")")
+(declare-const |X_0| Real) (declare-fun Y_0 () Real) ; and " a comment |
+(assert (<= -1 X_0 1.5)) (assert (or (< 0 Y_0 1) (>= Y_0 (* 2 |Y_0| 0.25) (/ 8 2 2))))
+"""
+    (one,) = parse_vnnlib(text.removeprefix("\ufeff"))
+    assert (one.lower.tolist(), one.upper.tolist()) == ([-1], [1.5])
+    assert one.specification.groups == ((0, 1), (2, 3))
+    assert one.specification.matrix[0].tolist() == [[-1], [1], [-0.5], [-0.5]]
+    assert one.specification.offset[0].tolist() == [0, -1, 0, 2]
+    assert one.specification.strict == (0, 1)
+
+
+def test_files_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "p.vnnlib"
+    path.write_bytes(b"\xef\xbb\xbf" + (HEAD + "(assert (<= Y_0 0))").encode())
+    assert len(read_vnnlib(path)) == 1
+
+
+def test_bounds_that_are_no_doubles_are_rounded_outwards() -> None:
+    """3 x <= 1 and 7 x >= -1: the box is closed outside, where no point is a counterexample."""
+    text = "(declare-const X_0 Real)(declare-const Y_0 Real)(assert (<= (* 3 X_0) 1))(assert (<= (* -7 X_0) 1))"
+    (one,) = parse_vnnlib(text + "(assert (<= Y_0 0))")
+    assert Fraction(one.upper[0]) > Fraction(1, 3) > Fraction(math.nextafter(one.upper[0], -1))
+    assert Fraction(one.lower[0]) < Fraction(-1, 7) < Fraction(math.nextafter(one.lower[0], 1))
+    assert not one.admits(one.upper)
+    assert not one.admits(one.lower)
+    assert one.admits(np.nextafter(one.upper, -1))
+
+
 def test_strict_comparisons() -> None:
     """A proof is about the closed sets; a point that an open side excludes is no counterexample."""
     closed, opened = (parse_vnnlib(HEAD + f"(assert ({sign} Y_0 0)) (assert (<= Y_1 1))")[0] for sign in ("<=", "<"))
@@ -124,12 +159,12 @@ def test_formulas_mean_what_they_say(seed: int) -> None:
         ("(declare-const X_0 Real", "line 1: this parenthesis is never closed"),
         ("(declare-const X_0 Real))", "line 1: a parenthesis is closed that was never opened"),
         (HEAD + "(assert (<= Y_9 0))", "line 10: 'Y_9' is neither a number nor a declared variable"),
-        (HEAD + "\n\n(assert (<= (* X_0 X_1) 0))", "line 12: products and quotients of variables are not linear"),
+        (HEAD + "\n\n(assert (<= (* X_0 X_1) 0))", "line 12: products of variables are not linear"),
         (HEAD + "(assert (=> Y_0 1))", "line 10: a formula must be built of"),
         (HEAD + "(assert (<= X_0 Y_0))", "line 10: a constraint must bound one input"),
         (HEAD + "(assert (<= Y_0 nan))", "line 10: numbers must be finite"),
         (HEAD + "(assert (<= Y_0 1_0))", "line 10: '1_0' is neither a number"),
-        (HEAD + "(assert (<= Y_0))", "line 10: <= must compare two values, got 1"),
+        (HEAD + "(assert (<= Y_0))", "line 10: <= must compare at least two values, got 1"),
         (HEAD + "(assert (/ Y_0 0))", "line 10: a formula must be built of"),
         (HEAD + "(assert (<= (/ Y_0 0) 1))", "line 10: division by zero"),
         (HEAD + "(check (<= Y_0 1))", "line 10: 'check' is no command"),

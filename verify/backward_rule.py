@@ -4,12 +4,21 @@ import time
 from typing import ClassVar
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
+from verify.ascent import Ascent
+from verify.backward import Positions
+from verify.conjunctions import Conjunctions, ascend
+from verify.deadline import Deadline
 from verify.interval import refine_by_intervals
 from verify.method import Method
 from verify.problem import Problem
 from verify.result import Result
 from verify.sweep import Sweep, interval_is_exact, linear_from_input, only_moves, run_sweep, undecided
+
+WEIGHTS_ASCENT = Ascent(steps=30, learning_rate=0.2, decay=0.9)
+"""For groups of several rows only, which margins have not: as many passes of one row each."""
 
 
 class BackwardRule(Method):
@@ -29,7 +38,12 @@ class BackwardRule(Method):
         lowers = [sweep.bound_specification(rule=self.rule)]
         if not pure:
             lowers.append(sweep.bound_specification(relaxed=False))
-        return sweep.finish(self.name, lowers, began, intervals=not pure)
+        joint = sweep.bound_conjunctions(self._choose, lowers, rule=self.rule)
+        return sweep.finish(self.name, lowers, began, intervals=not pure, joint=joint)
+
+    def _choose(self, sweep: Sweep, part: Conjunctions) -> tuple[Float[Tensor, "pairs width"], Positions]:
+        """Weights for the rule's lines: a concave problem, a few steps of which are as good as its optimum."""
+        return ascend(sweep.state, part, WEIGHTS_ASCENT, Deadline(None), rule=self.rule)
 
     def _refine(self, sweep: Sweep, index: int) -> None:
         if interval_is_exact(sweep.problem, index) or only_moves(sweep.problem.graph, index):

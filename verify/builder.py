@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float
 from numpy import ndarray
 
 from verify.errors import GraphError
@@ -168,15 +169,21 @@ class GraphBuilder:
         op = AvgPool(index, mean_weights(index)) if average else MaxPool(index)
         return self.append(op, (x,), out, name)
 
-    def mean(self, x: int, axes: Sequence[int], keepdim: bool, name: str) -> int:
-        """Append the mean over `axes`, counted without batch."""
+    def mean(self, x: int, axes: Sequence[int], keepdim: bool, name: str, *, total: bool = False) -> int:
+        """Append the mean over `axes`, counted without batch; or the sum."""
         shape = self.shape(x)
         axes = [a % len(shape) for a in axes]
         moved = np.moveaxis(self.positions(x), axes, range(-len(axes), 0))
         kept = moved.shape[: len(shape) - len(axes)]
         index = moved.reshape(int(np.prod(kept, dtype=np.int64)), -1)
         out = tuple(1 if a in axes else n for a, n in enumerate(shape)) if keepdim else kept
-        return self.append(AvgPool(index, mean_weights(index)), (x,), out, name)
+        weights = np.ones(index.shape) if total else mean_weights(index)
+        return self.append(AvgPool(index, weights), (x,), out, name)
+
+    def constant(self, value: Float[ndarray, "..."], name: str) -> int:
+        """Append values that do not depend on the input, in their shape."""
+        nothing = self.gather(0, np.full(value.shape, -1), name)
+        return self.scale(nothing, 1.0, value, name)
 
     def _image(self, x: int, name: str) -> tuple[int, int, int]:
         shape = self.shape(x)

@@ -20,6 +20,10 @@ RULES = ("adaptive", "same-slope")
 """How a neuron without a slope of its own is relaxed: CROWN's choice by area, or parallel to the chord."""
 
 
+TARGETS = ("box", "specification", "conjunction")
+"""What a stage bounds."""
+
+
 @dataclass(frozen=True, eq=False)
 class Slopes:
     """Positions in [0, 1] of the relaxing lines of some neurons of one activation, one set per row.
@@ -43,11 +47,15 @@ class Stage:
         node: The node whose values are bounded; the graph's output for the specification's rows.
         rows: Flat coordinates of the node; for `target == "specification"`, row numbers of the specification.
         signs: +1 for a lower bound, -1 for an upper bound of each row (always +1 for the specification).
-        target: "box" or "specification".
+        target: "box", "specification", or "conjunction": convex combinations of the specification's rows, which are lower
+            bounds of the largest row of a group; `rows` are group numbers then.
         relaxed: True: activations are replaced by lines and the input set is reached. False: rows stop at the boxes of
             the activations (interval propagation, exact through consecutive affine nodes).
         rule: One of `RULES`, for neurons that `slopes` does not name.
         slopes: Per activation node.
+        weights: For conjunctions, the combinations: entry j of a row is the share of the j-th row of its group, at least 0,
+            adding up to 1; groups of fewer rows than there are columns have zeros behind. *Any* such weights give a valid
+            bound. None for other targets.
     """
 
     node: int
@@ -57,10 +65,19 @@ class Stage:
     relaxed: bool = True
     rule: str = "adaptive"
     slopes: Mapping[int, Slopes] = field(default_factory=dict)
+    weights: Float[ndarray, "rows width"] | None = None
 
     def __post_init__(self) -> None:
-        if self.target not in ("box", "specification"):
-            raise InvalidArgumentError(f"target must be 'box' or 'specification', got {self.target!r}")
+        if self.target not in TARGETS:
+            raise InvalidArgumentError(f"target must be one of {', '.join(TARGETS)}, got {self.target!r}")
+        shape = None if self.weights is None else self.weights.shape
+        if (shape is not None) is not (self.target == "conjunction") or (
+            shape is not None and (len(shape) != 2 or shape[0] != len(self.rows))
+        ):
+            raise InvalidArgumentError(
+                f"weights must be [rows, width] for conjunctions and None elsewhere, got the shape {shape} for "
+                f"{self.target!r} with {len(self.rows)} rows"
+            )
         if self.rule not in RULES:
             raise InvalidArgumentError(f"rule must be one of {', '.join(RULES)}, got {self.rule!r}")
         if self.rows.shape != self.signs.shape:
@@ -91,6 +108,8 @@ class Certificate:
             arrays[f"{k}/words"] = np.array(words)
             arrays[f"{k}/node"] = np.array(stage.node)
             arrays[f"{k}/rows"], arrays[f"{k}/signs"] = stage.rows, stage.signs.astype(np.int8)
+            if stage.weights is not None:
+                arrays[f"{k}/weights"] = stage.weights
             for node, slopes in stage.slopes.items():
                 arrays[f"{k}/slopes/{node}/columns"], arrays[f"{k}/slopes/{node}/values"] = (
                     slopes.columns,
@@ -121,7 +140,9 @@ class Certificate:
                 rows = np.asarray(arrays[f"{k}/rows"], dtype=np.int64)
                 signs = np.asarray(arrays[f"{k}/signs"], dtype=np.int64)
                 node = int(arrays[f"{k}/node"])
-                stages.append(Stage(node, rows, signs, target, relaxed == "relaxed", rule, slopes))
+                given = arrays.get(f"{k}/weights")
+                weights = None if given is None else np.asarray(given, dtype=np.float64)
+                stages.append(Stage(node, rows, signs, target, relaxed == "relaxed", rule, slopes, weights))
             return cls(tuple(stages), bool(arrays["intervals"]))
         except (KeyError, ValueError, TypeError) as error:
             raise InvalidArgumentError(f"a certificate must hold the arrays of to_arrays, got: {error}") from error

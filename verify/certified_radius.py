@@ -24,6 +24,7 @@ from verify.ball import Ball
 from verify.certificate import Certificate
 from verify.graph import Graph
 from verify.kernels import Program
+from verify.limits import limited
 from verify.method import Method
 from verify.milp import MILP
 from verify.problem import Problem
@@ -46,7 +47,7 @@ class Radii:
         certificates: The derivation at `radius`; None where there is none (nothing proved, or proved by the start).
         tried: Radii tried per input.
         seconds: Wall time of the whole search.
-        timed_out: Whether the budget ended the search.
+        timed_out: Whether the budget, or a limit of the method's own, ended the search or cut a bound short.
         notes: What a reader should know (a solver that failed, a fall-back), each once.
     """
 
@@ -91,8 +92,8 @@ def certified_radius(
         relative: Stop once the first unproved radius is within this share of the last proved one.
         tries: At most this many radii per input.
         pure: The method as published.
-        budget: Seconds for all inputs together; None for no limit. A bound that has begun is finished (a mixed-integer
-            program only as far as its share of the time goes), and what was proved until then is returned.
+        budget: Seconds for all inputs together; None for no limit. A bound that has begun is finished (programs
+            and gradient ascents only as far as the time goes), and what was proved until then is returned.
 
     Raises:
         InvalidArgumentError: If an argument is out of range.
@@ -129,9 +130,9 @@ def certified_radius(
             timed_out = True
             break
         chosen_method = method
-        if left is not None and isinstance(method, MILP):
-            share = left / int(active.sum())
-            chosen_method = dataclasses.replace(method, time_limit=min(share, method.time_limit or np.inf))
+        if left is not None:
+            # A mixed-integer program is limited per input, everything else per call.
+            chosen_method = limited(method, left / int(active.sum()) if isinstance(method, MILP) else left)
         images = np.flatnonzero(active)
         guess = _next(low[images], high[images], margin_low[images], margin_high[images], tried[images])
         for some in _batches(Norm.parse(norm), images, guess):
@@ -143,8 +144,9 @@ def certified_radius(
             )
             result = chosen_method.bound(problem, pure=pure)
             guarantee = result.guarantee
+            timed_out |= Status.TIMEOUT in result.status
             notes += result.notes
-            worst = problem.specification.worst(result.lower)
+            worst = problem.specification.worst(result.lower, result.joint)
             for place, i in enumerate(chosen):
                 tried[i] += 1
                 if result.status[place] is Status.VERIFIED:

@@ -25,6 +25,10 @@ from verify.specification import Specification
 
 UNIT = 2.0**-53
 SPARE = 16
+NEARLY = 1e-6
+"""How far from 1 the sum of a combination's weights may be: it is divided by, so that only nonsense is kept out."""
+
+Groups = Sequence[tuple[int, ...]]
 
 
 def gamma(terms: int) -> float:
@@ -39,16 +43,30 @@ class Checked:
     Attributes:
         lower: Its lower bounds of the specification's rows, [batch, rows]; -inf where the certificate says nothing.
         status: VERIFIED where these alone prove the property, else UNKNOWN.
+        joint: Its lower bounds of the largest row of each group, [batch, groups]; -inf where the certificate has no
+            combination of the group's rows.
     """
 
     lower: Float[ndarray, "batch rows"]
     status: tuple[Status, ...]
+    joint: Float[ndarray, "batch groups"]
 
-    def agrees(self, claimed: Float[ndarray, "batch rows"], tolerance: float = 1e-6) -> bool:
-        """Return whether every finite claimed bound is confirmed, up to rounding (relative to its size, at least 1)."""
-        finite = np.isfinite(claimed)
-        allowed = claimed - tolerance * np.maximum(1.0, np.abs(np.where(finite, claimed, 0.0)))
-        return bool(np.all(~finite | (self.lower >= allowed)))
+    def agrees(
+        self,
+        claimed: Float[ndarray, "batch rows"],
+        tolerance: float = 1e-6,
+        *,
+        joint: Float[ndarray, "batch groups"] | None = None,
+    ) -> bool:
+        """Return whether every finite claimed bound is confirmed, up to rounding (relative to its size, at least 1).
+
+        Args:
+            claimed: Bounds of the rows.
+            tolerance: What rounding may take.
+            joint: Claimed bounds of the groups' largest rows.
+        """
+        pairs = [(claimed, self.lower), *([] if joint is None else [(joint, self.joint)])]
+        return all(_confirmed(said, own, tolerance) for said, own in pairs)
 
 
 def check(graph: Graph, region: Region, specification: Specification, certificates: Sequence[Certificate]) -> Checked:
@@ -68,11 +86,19 @@ def check(graph: Graph, region: Region, specification: Specification, certificat
         raise InvalidArgumentError(f"there must be one set, specification and certificate per input, got {sizes}")
     arrays = [v.double().cpu().flatten(1).numpy() for v in (region.center, region.lower, region.upper)]
     lower = np.full(specification.offset.shape, -np.inf)
+    joint = np.full((len(specification), len(specification.groups)), -np.inf)
     for image, certificate in enumerate(certificates):
         inputs = InputSet(arrays[0][image], arrays[1][image], arrays[2][image], region.norm, region.eps, region.clipped)
         walker = _Walker(graph, inputs, certificate)
-        lower[image] = walker.run(specification.matrix[image], specification.offset[image])
-    return Checked(lower, verdicts(specification, lower))
+        rows = specification.matrix[image], specification.offset[image]
+        lower[image], joint[image] = walker.run(*rows, specification.groups)
+    return Checked(lower, verdicts(specification, lower, joint), joint)
+
+
+def _confirmed(claimed: ndarray, own: ndarray, tolerance: float) -> bool:
+    finite = np.isfinite(claimed)
+    allowed = claimed - tolerance * np.maximum(1.0, np.abs(np.where(finite, claimed, 0.0)))
+    return bool(np.all(~finite | (own >= allowed)))
 
 
 class _Walker:
@@ -96,11 +122,11 @@ class _Walker:
         lower, upper = self.box(index)
         return np.asarray(np.maximum(np.abs(lower), np.abs(upper)))
 
-    def run(self, matrix: ndarray, offset: ndarray) -> ndarray:
-        best = np.full(len(matrix), -np.inf)
+    def run(self, matrix: ndarray, offset: ndarray, groups: Groups) -> tuple[ndarray, ndarray]:
+        best, joint = np.full(len(matrix), -np.inf), np.full(len(groups), -np.inf)
         position = 0
         for stage in self.certificate.stages:
-            self._fits(stage, len(matrix))
+            self._fits(stage, len(matrix), groups)
             if stage.node < position:
                 position = 0  # a new sweep: everything derived from boxes is derived again
             for index in range(position + 1, stage.node + 1):
@@ -110,19 +136,43 @@ class _Walker:
                 bounds = self._backward(stage, matrix[stage.rows], offset[stage.rows])
                 bounds = np.where(np.isfinite(bounds), bounds, -np.inf)
                 np.maximum.at(best, stage.rows, bounds)
+            elif stage.target == "conjunction":
+                bounds = self._joint(stage, matrix, offset, groups)
+                np.maximum.at(joint, stage.rows, np.where(np.isfinite(bounds), bounds, -np.inf))
             else:
                 self._tighten(stage)
-        return best
+        return best, joint
 
-    def _fits(self, stage: Stage, num_rows: int) -> None:
+    def _joint(self, stage: Stage, matrix: ndarray, offset: ndarray, groups: Groups) -> ndarray:
+        """Bound Σ w_j r_j from below, row by row of the stage: never above the largest r_j, because w >= 0 and Σ w_j = 1.
+
+        What forming the combination rounds is charged like every other sum. Weights that add up to s, not quite 1, bound s
+        times the largest row, whence the division.
+        """
+        assert stage.weights is not None
+        rows, shift = np.zeros((len(stage.rows), matrix.shape[1])), np.zeros(len(stage.rows))
+        lifted, total = np.zeros(len(stage.rows)), np.zeros(len(stage.rows))
+        largest, unit = self.largest(self.graph.output), gamma(stage.weights.shape[1])
+        for place, number in enumerate(stage.rows):
+            chosen = list(groups[number])
+            weight = stage.weights[place, : len(chosen)]
+            rows[place], shift[place], total[place] = weight @ matrix[chosen], weight @ offset[chosen], weight.sum()
+            lifted[place] = unit * (weight @ (np.abs(matrix[chosen]) @ largest + np.abs(offset[chosen])))
+        bounds = self._backward(stage, rows, shift, lifted)
+        return np.asarray(bounds / total - unit * np.abs(bounds))
+
+    def _fits(self, stage: Stage, num_rows: int, groups: Groups) -> None:
         output = self.graph.output
         known = 0 <= stage.node <= output and (stage.target == "box" or stage.node == output)
-        size = num_rows if stage.target == "specification" else self.graph[stage.node].size if known else 0
+        sizes = {"specification": num_rows, "conjunction": len(groups)}
+        size = sizes.get(stage.target, self.graph[stage.node].size if known else 0)
         if not known or (len(stage.rows) and not 0 <= stage.rows.min() <= stage.rows.max() < size):
             raise InvalidArgumentError(f"a stage must name rows of a node of this network, got node {stage.node}")
-        allowed = (1,) if stage.target == "specification" else (1, -1)
+        allowed = (1, -1) if stage.target == "box" else (1,)
         if not np.isin(stage.signs, allowed).all():
             raise InvalidArgumentError(f"signs must be in {allowed}, got {np.unique(stage.signs)}")
+        if stage.target == "conjunction":
+            self._fits_weights(stage, groups)
         for node, slopes in stage.slopes.items():
             values = slopes.values[~np.isnan(slopes.values)]
             if not ((values >= 0) & (values <= 1)).all():
@@ -132,6 +182,18 @@ class _Walker:
                 len(columns) and not 0 <= columns.min() <= columns.max() < self.graph[self.graph[node].inputs[0]].size
             ):
                 raise InvalidArgumentError(f"slopes must name neurons of this network, got others at node {node}")
+
+    def _fits_weights(self, stage: Stage, groups: Groups) -> None:
+        weights = stage.weights
+        assert weights is not None
+        sizes = np.array([len(groups[number]) for number in stage.rows], dtype=np.int64)
+        behind = np.arange(weights.shape[1]) >= sizes[:, None]
+        # NaN fails every comparison.
+        convex = (weights >= 0).all() and (np.abs(weights.sum(axis=1) - 1.0) <= NEARLY).all()
+        if not convex or (weights[behind] != 0).any() or (sizes > weights.shape[1]).any():
+            raise InvalidArgumentError(
+                "weights must be the shares of a group's rows, at least 0 and adding up to 1, got others"
+            )
 
     def _advance(self, index: int) -> None:
         """Derive a node's box from its inputs' boxes, and keep the better of it and what is known."""
@@ -181,10 +243,13 @@ class _Walker:
         self.upper[stage.node] = np.where(crossed, old_upper, upper)
         self.reach.clear()
 
-    def _backward(self, stage: Stage, rows: ndarray, offset: ndarray) -> ndarray:
-        """Walk rows to the input; `slack` collects what every step may have rounded away from the truth."""
+    def _backward(self, stage: Stage, rows: ndarray, offset: ndarray, charged: ndarray | None = None) -> ndarray:
+        """Walk rows to the input; `slack` collects what every step may have rounded away from the truth.
+
+        `charged` is what forming the rows themselves has; None: nothing.
+        """
         waiting = {stage.node: rows}
-        value, slack, summed = offset.copy(), np.zeros(len(rows)), np.abs(offset)
+        value, slack, summed = offset.copy(), np.zeros(len(rows)) if charged is None else charged.copy(), np.abs(offset)
         for k in range(stage.node, 0, -1):
             if k not in waiting:
                 continue

@@ -20,6 +20,7 @@ from verify.attack import Attack
 from verify.certificate import Certificate
 from verify.crown import Crown
 from verify.interval import Interval
+from verify.limits import limited
 from verify.lp import LPAll, LPLast
 from verify.method import Method
 from verify.milp import MILP
@@ -55,6 +56,8 @@ class Decision:
         guarantee: What a proof rests on; None where there is none.
         lower: Best proved bounds of the specification's rows, of rungs with a certificate.
         solver_lower: Best bounds that rest on a solver's word; -inf where no such rung ran.
+        joint: Best proved bounds of each group's largest row, of rungs with a certificate; -inf where there is none.
+        solver_joint: Likewise on a solver's word.
         certificate: Derivation of `lower`, or None where no rung finished.
         counterexample: A point that falsifies, or None.
         seconds: Time spent on this input (its share of batched rungs).
@@ -65,6 +68,8 @@ class Decision:
     guarantee: Guarantee | None
     lower: Float[ndarray, " rows"]
     solver_lower: Float[ndarray, " rows"]
+    joint: Float[ndarray, " groups"]
+    solver_joint: Float[ndarray, " groups"]
     certificate: Certificate | None
     counterexample: Float[ndarray, "..."] | None
     seconds: float
@@ -93,8 +98,10 @@ def escalate(
     Args:
         problem: Network, sets, rows to be proved positive.
         rungs: Methods and attacks; `default_ladder()` if None.
-        budget: Seconds for the whole batch; None for no limit. A rung that has begun is finished; mixed-integer programs
-            are given what is left, divided among the inputs that are still open, linear programs half of that.
+        budget: Seconds for the whole batch; None for no limit. A pass or an attack that has begun is finished; gradient
+            ascent (alpha-CROWN) stops at its next step. Mixed-integer programs are given what is left, divided among the
+            inputs that are still open, linear programs half of that; gradient ascent gets half of what is left, and all of
+            it as the last rung.
 
     Raises:
         InvalidArgumentError: If there is no rung, or the budget is not positive.
@@ -105,8 +112,8 @@ def escalate(
     if budget is not None and not budget > 0:
         raise InvalidArgumentError(f"budget must be positive or None, got budget={budget}")
     climb = _Climb(problem, None if budget is None else time.perf_counter() + budget)
-    for rung in ladder:
-        climb.run(rung)
+    for place, rung in enumerate(ladder):
+        climb.run(rung, last=place + 1 == len(ladder))
     return climb.result()
 
 
@@ -119,6 +126,7 @@ class _Climb:
         self.method: list[str | None] = [None] * count
         self.guarantee: list[Guarantee | None] = [None] * count
         self.solver_lower = np.full((count, rows), -np.inf)
+        self.solver_joint = np.full((count, len(problem.specification.groups)), -np.inf)
         self.points: list[ndarray | None] = [None] * count
         self.spent = np.zeros(count)
         self.late = np.zeros(count, dtype=bool)
@@ -136,7 +144,7 @@ class _Climb:
         left = self.left()
         return left is not None and left <= 0
 
-    def run(self, rung: Method) -> None:
+    def run(self, rung: Method, *, last: bool) -> None:
         began = time.perf_counter()
         if isinstance(rung, ONE_BY_ONE):
             # Nearest to a proof first: what the budget is worth most for.
@@ -144,6 +152,10 @@ class _Climb:
                 if not self._try(self._within(rung, len(order) - turn), [i]):
                     break
         elif self.open:
+            left = self.left()
+            if left is not None:
+                # What gradient ascent leaves open, the rungs behind it may still decide.
+                rung = limited(rung, left if last else left / 2)
             self._try(rung, self.open)
         self.seconds[rung.name] = self.seconds.get(rung.name, 0.0) + time.perf_counter() - began
 
@@ -151,18 +163,16 @@ class _Climb:
         result = self.results[i]
         if result is None:
             return -np.inf
-        return float(np.nan_to_num(self.problem.specification[i : i + 1].worst(result.lower)[0], nan=-np.inf))
+        worst = self.problem.specification[i : i + 1].worst(result.lower, result.joint)
+        return float(np.nan_to_num(worst[0], nan=-np.inf))
 
     def _within(self, rung: Method, waiting: int) -> Method:
         left = self.left()
-        if left is None or not isinstance(rung, LPLast | LPAll | MILP):
+        if left is None:
             return rung
         share = max(left, 0.0) / waiting
-        if isinstance(rung, LPLast | LPAll):
-            # Half of it: what linear programs leave open, a mixed-integer program may still decide.
-            limit = max(min(share / 2, rung.options.total_limit or np.inf), 1e-3)
-            return dataclasses.replace(rung, options=dataclasses.replace(rung.options, total_limit=limit))
-        return dataclasses.replace(rung, time_limit=max(min(share, rung.time_limit or np.inf), 1e-3))
+        # Half of it: what linear programs leave open, a mixed-integer program may still decide.
+        return limited(rung, share if isinstance(rung, MILP) else share / 2)
 
     def _try(self, rung: Method, images: list[int]) -> bool:
         """Run a rung; False if it cannot run on this network at all."""
@@ -183,6 +193,8 @@ class _Climb:
                 self.results[i] = select_result(result, [place])
             elif result.guarantee is Guarantee.SOLVER:
                 self.solver_lower[i] = np.fmax(self.solver_lower[i], result.lower[place])
+                if result.joint is not None:
+                    self.solver_joint[i] = np.fmax(self.solver_joint[i], result.joint[place])
             if result.status[place] in (Status.VERIFIED, Status.FALSIFIED):
                 self.status[i], self.method[i] = result.status[place], rung.name
                 self.guarantee[i] = Guarantee.ATTACK if result.status[place] is Status.FALSIFIED else result.guarantee
@@ -208,15 +220,24 @@ class _Climb:
         return dataclasses.replace(
             first,
             lower=np.concatenate([r.lower for r in known]),
+            joint=self._joint(known),
             status=tuple(r.status[0] for r in known),
             boxes=boxes,
             certificates=tuple(r.certificates[0] for r in known) if all(r.certificates for r in known) else (),
         )
 
+    def _joint(self, results: Sequence[Result]) -> Float[ndarray, "batch groups"] | None:
+        """The results' joint bounds as one batch; one that has none says nothing."""
+        if all(result.joint is None for result in results):
+            return None
+        nothing = np.full((1, self.solver_joint.shape[1]), -np.inf)
+        return np.concatenate([nothing if result.joint is None else result.joint for result in results])
+
     def result(self) -> Escalation:
         decisions = []
         for i, status in enumerate(self.status):
             result = self.results[i]
+            joint = None if result is None else self._joint([result])
             decisions.append(
                 Decision(
                     status=Status.TIMEOUT if status is Status.UNKNOWN and self.late[i] else status,
@@ -224,6 +245,8 @@ class _Climb:
                     guarantee=self.guarantee[i],
                     lower=np.full(self.solver_lower.shape[1], -np.inf) if result is None else result.lower[0],
                     solver_lower=self.solver_lower[i],
+                    joint=np.full(self.solver_joint.shape[1], -np.inf) if joint is None else joint[0],
+                    solver_joint=self.solver_joint[i],
                     certificate=result.certificates[0] if result is not None and result.certificates else None,
                     counterexample=self.points[i],
                     seconds=float(self.spent[i]),

@@ -34,7 +34,7 @@ from verify.lp.rungs import LPAll
 from verify.lp.simplex import linear_program, quiet_solver, run_solver
 from verify.method import Method
 from verify.problem import Problem
-from verify.result import Box, Guarantee, Result, Status
+from verify.result import Box, Guarantee, Result, Status, better_joint
 from verify.same_slope import SameSlope
 from verify.selection import select_problem, select_result
 
@@ -51,7 +51,7 @@ class MILP(Method):
         gap: A row is solved until (incumbent - bound) <= gap * |incumbent|.
         until_sign: Solve only groups that the previous rung leaves open, stop each once its sign is known, and stop with an
             input once it is falsified. Verdicts are the same, bounds are not optimal; those of single rows in a group of
-            several are left out.
+            several are left out, and the joint bound of the group stands alone.
         memory_limit: Bytes that one program may take; None: what is free.
     """
 
@@ -96,7 +96,10 @@ class MILP(Method):
             raise InvalidArgumentError("previous must be about the same problem, got bounds of another shape")
         outcomes = [self._input(problem[i : i + 1], previous, i) for i in range(len(problem))]
         lower = np.fmax(np.stack([outcome.lower for outcome in outcomes]), previous.lower)
-        proved = [_proved(problem, *each) for each in zip(lower, outcomes, strict=True)]
+        joint = previous.joint
+        if problem.specification.conjunctions:
+            joint = better_joint(np.stack([outcome.joint for outcome in outcomes]), joint)
+        proved = problem.specification.proved(lower, joint)
         status = [
             Status.FALSIFIED
             if outcome.counterexample is not None
@@ -118,6 +121,7 @@ class MILP(Method):
             upper=np.stack([outcome.upper for outcome in outcomes]),
             counterexamples=tuple(outcome.counterexample for outcome in outcomes),
             notes=(*notes, *(note for outcome in outcomes for note in outcome.notes)),
+            joint=joint,
         )
 
     def _before(self, problem: Problem) -> Result:
@@ -125,31 +129,36 @@ class MILP(Method):
         base = Crown().bound(problem, SameSlope().bound(problem))
         if not self.until_sign:
             return LPAll().bound(problem, base)
-        left = np.flatnonzero(~problem.specification.proved(base.lower))
+        left = np.flatnonzero(~problem.specification.proved(base.lower, base.joint))
         if len(left) == 0:
             return base
         better = LPAll(until_sign=True).bound(select_problem(problem, left), select_result(base, left))
         lower, boxes = base.lower.copy(), {}
         lower[left] = better.lower
+        joint = None if base.joint is None else base.joint.copy()
+        if joint is not None and better.joint is not None:
+            joint[left] = better.joint
         for node, box in base.boxes.items():
             sides = box.lower.copy(), box.upper.copy()
             sides[0][left], sides[1][left] = better.boxes[node].lower, better.boxes[node].upper
             boxes[node] = Box(*sides)
-        return dataclasses.replace(base, lower=lower, boxes=boxes, notes=better.notes)
+        return dataclasses.replace(base, lower=lower, joint=joint, boxes=boxes, notes=better.notes)
 
     def _input(self, problem: Problem, previous: Result, image: int) -> "_Outcome":
         specification = problem.specification
-        known = previous.lower[image]
-        outcome = _Outcome(np.full(len(known), -np.inf), np.full(len(known), np.inf))
-        if self.until_sign and specification.proved(known[None])[0]:
+        known, count = previous.lower[image], len(specification.groups)
+        together = np.full(count, -np.inf) if previous.joint is None else previous.joint[image]
+        outcome = _Outcome(np.full(len(known), -np.inf), np.full(len(known), np.inf), np.full(count, -np.inf))
+        proved = specification.proved_groups(known[None], together[None])[0]
+        if self.until_sign and proved.all():
             return outcome
         began = time.perf_counter()
         program = _exact_program(problem, previous, image, self.memory_limit)
-        for rows in self._questions(problem, known):
+        for rows, group in self._questions(problem, known):
             chosen = list(rows)
             if self.until_sign and outcome.counterexample is not None:
                 break
-            if (self.until_sign or len(rows) > 1) and (np.fmax(known, outcome.lower)[chosen] > 0).any():
+            if self.until_sign and proved[group]:
                 continue
             left = None if self.time_limit is None else self.time_limit - (time.perf_counter() - began)
             if left is not None and left <= 0:
@@ -160,8 +169,8 @@ class MILP(Method):
             answer = one.minimise(cost, constant, left, 0.999 if self.until_sign else self.gap, self.until_sign)
             if len(rows) == 1:
                 outcome.lower[rows[0]] = answer.bound
-            elif answer.bound > 0:
-                outcome.held.add(rows)
+            else:
+                outcome.joint[group] = answer.bound
             outcome.timed_out |= answer.status == "time limit reached"
             if np.isneginf(answer.bound):
                 what = f"row {rows[0]}" if len(rows) == 1 else f"rows {rows} together"
@@ -170,30 +179,25 @@ class MILP(Method):
                 _replay(problem, answer.point, outcome)
         return outcome
 
-    def _questions(self, problem: Problem, known: Float[ndarray, " rows"]) -> list[tuple[int, ...]]:
-        """Return what programs are about, rows alone or groups together, the least promising first."""
+    def _questions(self, problem: Problem, known: Float[ndarray, " rows"]) -> list[tuple[tuple[int, ...], int]]:
+        """Return what programs are about, the least promising first: rows alone, or groups together with their numbers."""
         usable = np.where(np.isfinite(known), known, -np.inf)
-        groups = sorted(problem.specification.groups, key=lambda group: float(usable[list(group)].max()))
+        groups = sorted(
+            ((group, number) for number, group in enumerate(problem.specification.groups)),
+            key=lambda each: float(usable[list(each[0])].max()),
+        )
         if self.until_sign:
             return groups
-        alone = [(int(row),) for row in np.argsort(usable, kind="stable")]
-        return alone + [group for group in groups if len(group) > 1]
-
-
-def _proved(problem: Problem, lower: Float[ndarray, " rows"], outcome: "_Outcome") -> bool:
-    """Whether every group has a positive row, the same one everywhere or not."""
-    positive = np.isfinite(lower) & (lower > 0)
-    return all(group in outcome.held or bool(positive[list(group)].any()) for group in problem.specification.groups)
+        alone = [((int(row),), -1) for row in np.argsort(usable, kind="stable")]
+        return alone + [each for each in groups if len(each[0]) > 1]
 
 
 @dataclasses.dataclass(eq=False)
 class _Outcome:
     lower: Float[ndarray, " rows"]
     upper: Float[ndarray, " rows"]
+    joint: Float[ndarray, " groups"]
     counterexample: Float[ndarray, "..."] | None = None
-    held: set[tuple[int, ...]] = dataclasses.field(
-        default_factory=set
-    )  # groups whose largest row is positive everywhere
     timed_out: bool = False
     notes: list[str] = dataclasses.field(default_factory=list)
 
@@ -258,6 +262,9 @@ class _ExactProgram:
         """
         import highspy
 
+        if self.matrix.shape[1] == 0:  # one point: a constant, which HiGHS calls an empty model
+            bound = constant - TOLERANCE * (1.0 + abs(constant))
+            return _Answer("optimal", bound, self.hull.expressions[0].offset.copy())
         model = linear_program(highspy, self.matrix, self.row_bounds, self.column_bounds)
         model.col_cost_, model.offset_ = cost, constant
         kinds = highspy.HighsVarType

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from smoothing.errors import InvalidArgumentError
 from smoothing.threat import Norm
+from verify.relaxation.base import broadcast
 from verify.rounding import above, cast_above, cast_below, gamma
 
 
@@ -94,14 +95,14 @@ class Region:
             image: Which set each row is minimised over.
             rounded: Whether to subtract the rounding allowance; without it the value is meant for optimisation only.
         """
-        lower, upper = self.lower.flatten(1)[image], self.upper.flatten(1)[image]
+        lower, upper = (broadcast(side.flatten(1), image) for side in (self.lower, self.upper))
         scale = gamma(3 * rows.shape[1], rows.dtype)
         if self.norm is None:
             value = (rows.clamp(min=0) * lower).sum(-1) + (rows.clamp(max=0) * upper).sum(-1)
             if not rounded:
                 return value
             return value - scale * (rows.detach().abs() * torch.maximum(lower.abs(), upper.abs())).sum(-1)
-        center = self.center.flatten(1)[image]
+        center = broadcast(self.center.flatten(1), image)
         magnitude = rows.detach().abs()
         allowance = scale * (magnitude * (center.abs() + self.eps)).sum(-1)
         if not self.clipped:

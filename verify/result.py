@@ -60,6 +60,8 @@ class Result:
     Attributes:
         method: Name in `verify.methods.METHODS`, or of a solver's method.
         lower: Proved lower bounds of the specification's rows, [batch, rows]; -inf where nothing is proved.
+        joint: Proved lower bounds of the largest row of each group, [batch, groups]; -inf where none was looked for (groups
+            of one row, groups that `lower` proves). None: of no group.
         status: One verdict per input.
         region: The input set in words, clip included.
         guarantee: What the bounds rest on.
@@ -84,6 +86,7 @@ class Result:
     upper: Float[ndarray, "batch rows"] | None = None
     counterexamples: tuple[Float[ndarray, "..."] | None, ...] = ()
     notes: tuple[str, ...] = ()
+    joint: Float[ndarray, "batch groups"] | None = None
 
     def __str__(self) -> str:
         counts = {status: self.status.count(status) for status in Status if status in self.status}
@@ -97,18 +100,32 @@ class Result:
         boxes = dict(previous.boxes)
         for node, box in self.boxes.items():
             boxes[node] = boxes[node].intersect(box) if node in boxes else box
-        return replace(self, lower=np.fmax(self.lower, previous.lower), boxes=boxes)
+        lower, joint = np.fmax(self.lower, previous.lower), better_joint(self.joint, previous.joint)
+        return replace(self, lower=lower, joint=joint, boxes=boxes)
 
     def finished(self, status: tuple[Status, ...], seconds: float) -> "Result":
         """Return the same bounds with verdicts and the time they took."""
         return replace(self, status=status, seconds=seconds)
 
 
-def verdicts(specification: Specification, lower: Float[ndarray, "batch rows"]) -> tuple[Status, ...]:
+def verdicts(
+    specification: Specification,
+    lower: Float[ndarray, "batch rows"],
+    joint: Float[ndarray, "batch groups"] | None = None,
+) -> tuple[Status, ...]:
     """Return VERIFIED where the bounds prove the property and UNKNOWN elsewhere, NaN and infinity included."""
-    return tuple(Status.VERIFIED if ok else Status.UNKNOWN for ok in specification.proved(lower))
+    return tuple(Status.VERIFIED if ok else Status.UNKNOWN for ok in specification.proved(lower, joint))
 
 
-def without_nan(lower: Float[ndarray, "batch rows"]) -> Float[ndarray, "batch rows"]:
+def better_joint(
+    first: Float[ndarray, "batch groups"] | None, second: Float[ndarray, "batch groups"] | None
+) -> Float[ndarray, "batch groups"] | None:
+    """Return the larger of two joint bounds; None stands for no bound."""
+    if first is None or second is None:
+        return second if first is None else first
+    return np.asarray(np.fmax(first, second))
+
+
+def without_nan(lower: Float[ndarray, "batch _"]) -> Float[ndarray, "batch _"]:
     """Return the bounds with everything that is not a finite number replaced by -inf, which proves nothing."""
     return np.where(np.isfinite(lower), lower, -np.inf)

@@ -177,10 +177,10 @@ class _Count:
         self.notes += [f"{method.name}: {note}" for note in result.notes]
         self.refuted[images] |= np.array([status is Status.FALSIFIED for status in result.status])
         if result.guarantee is Guarantee.CHECKABLE:
-            self.proved[images] |= part.specification.proved(result.lower)
+            self.proved[images] |= part.specification.proved(result.lower, result.joint)
             self.known = images, result
         elif result.guarantee is Guarantee.SOLVER:
-            self.by_solver[images] |= part.specification.proved(result.lower)
+            self.by_solver[images] |= part.specification.proved(result.lower, result.joint)
 
 
 def _basis(method: Method) -> Guarantee:

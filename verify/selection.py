@@ -38,6 +38,7 @@ def select_result(result: Result, images: Sequence[int] | Int[ndarray, " chosen"
     return dataclasses.replace(
         result,
         lower=result.lower[chosen],
+        joint=None if result.joint is None else result.joint[chosen],
         status=tuple(result.status[i] for i in chosen),
         boxes={node: Box(box.lower[chosen], box.upper[chosen]) for node, box in result.boxes.items()},
         certificates=tuple(result.certificates[i] for i in chosen) if result.certificates else (),

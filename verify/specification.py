@@ -15,8 +15,9 @@ class Specification:
     """Linear functions of the outputs, `matrix @ y + offset`, one set per input, and the groups in which they count.
 
     The property holds if in **every group at least one row is positive**. For margins each row is a group: all classes
-    must lose. For VNN-LIB each group is one conjunction of the unsafe set, which is empty once one of its constraints
-    is violated everywhere.
+    must lose. For VNN-LIB each group is one conjunction of the unsafe set, which is empty if at every point one of its
+    constraints is violated: the same one everywhere, or different ones. A *joint* bound is about the largest row of a
+    group; a convex combination of the rows is never above it, so that a lower bound of any such combination is one.
 
     Attributes:
         matrix: [batch, rows, outputs].
@@ -81,21 +82,44 @@ class Specification:
         """Rows per input."""
         return int(self.matrix.shape[1])
 
+    @property
+    def conjunctions(self) -> tuple[int, ...]:
+        """Numbers of the groups of several rows, which have something to gain from a joint bound."""
+        return tuple(number for number, group in enumerate(self.groups) if len(group) > 1)
+
     def values(self, outputs: Float[ndarray, "batch outputs"]) -> Float[ndarray, "batch rows"]:
         """Return the rows' values at given outputs, one output vector per input."""
         return np.asarray((self.matrix @ outputs[:, :, None])[..., 0] + self.offset)
 
-    def worst(self, rows: Float[ndarray, "batch rows"]) -> Float[ndarray, " batch"]:
+    def worst(
+        self, rows: Float[ndarray, "batch rows"], joint: Float[ndarray, "batch groups"] | None = None
+    ) -> Float[ndarray, " batch"]:
         """Return the smallest over groups of the largest over a group's rows: positive where the property is proved.
 
         NaN anywhere in a deciding place stays NaN, which is not positive.
-        """
-        return np.asarray(np.stack([rows[:, list(group)].max(axis=1) for group in self.groups]).min(axis=0))
 
-    def proved(self, lower: Float[ndarray, "batch rows"]) -> Bool[ndarray, " batch"]:
-        """Return where lower bounds on the rows prove the property. NaN and infinity prove nothing."""
+        Args:
+            rows: Values of the rows, or lower bounds.
+            joint: Lower bounds of each group's largest row; what is not finite says nothing. None for none.
+        """
+        largest = np.stack([rows[:, list(group)].max(axis=1) for group in self.groups], axis=1)
+        if joint is not None:
+            largest = np.where(np.isfinite(joint), np.fmax(largest, joint), largest)
+        return np.asarray(largest.min(axis=1))
+
+    def proved_groups(
+        self, lower: Float[ndarray, "batch rows"], joint: Float[ndarray, "batch groups"] | None = None
+    ) -> Bool[ndarray, "batch groups"]:
+        """Return which groups lower bounds prove, of rows or of the largest row. NaN and infinity prove nothing."""
         positive = np.isfinite(lower) & (lower > 0)
-        return np.asarray(np.stack([positive[:, list(group)].any(axis=1) for group in self.groups]).all(axis=0))
+        found = np.stack([positive[:, list(group)].any(axis=1) for group in self.groups], axis=1)
+        return found if joint is None else found | (np.isfinite(joint) & (joint > 0))
+
+    def proved(
+        self, lower: Float[ndarray, "batch rows"], joint: Float[ndarray, "batch groups"] | None = None
+    ) -> Bool[ndarray, " batch"]:
+        """Return where lower bounds prove the property: all of its groups."""
+        return np.asarray(self.proved_groups(lower, joint).all(axis=1))
 
     def violated(self, values: Float[ndarray, "batch rows"]) -> Bool[ndarray, " batch"]:
         """Return where the rows' values at one point disprove the property: some group has no positive row."""

@@ -4,7 +4,7 @@ All bound propagation methods are this sweep with another `refine`, and end with
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,11 +24,16 @@ from verify.backward import (
     row_limit,
 )
 from verify.certificate import Certificate, Slopes, Stage
+from verify.conjunctions import Conjunctions
 from verify.graph import Add, AvgPool, Concat, Conv2d, Gather, Graph, Linear, Reshape
 from verify.problem import Problem
 from verify.relaxation.base import Box
 from verify.result import Guarantee, Result, verdicts, without_nan
+from verify.rounding import gamma
 from verify.state import State
+
+Choose = Callable[["Sweep", Conjunctions], tuple[Float[Tensor, "pairs width"], Positions]]
+"""Chooses weights, adding up to 1, and positions for a chunk of groups of several rows."""
 
 Find = Callable[["Sweep", int, Front, Tensor], Positions]
 """Chooses positions for a chunk of rows: given the sweep, the node that the rows are about, the rows, and their inputs."""
@@ -50,6 +55,7 @@ class Record:
     relaxed: bool
     rule: str
     positions: Mapping[int, Float[ndarray, "rows _"]] = field(default_factory=dict)
+    weights: Float[ndarray, "rows width"] | None = None
 
     def stages(self) -> dict[int, Stage]:
         """Return the part that is about each input."""
@@ -65,7 +71,9 @@ class Record:
             mine = values[chosen]
             columns = np.flatnonzero(~np.isnan(mine).all(axis=0))
             slopes[node] = Slopes(columns, mine[:, columns])
-        return Stage(self.node, self.rows[chosen], self.signs[chosen], self.target, self.relaxed, self.rule, slopes)
+        weights = None if self.weights is None else self.weights[chosen]
+        rows, signs = self.rows[chosen], self.signs[chosen]
+        return Stage(self.node, rows, signs, self.target, self.relaxed, self.rule, slopes, weights)
 
 
 @dataclass(eq=False)
@@ -92,6 +100,7 @@ class Sweep:
             )
         self.state = State(self.problem)
         self.limit = row_limit(self.state)
+        self.plain_limit = row_limit(self.state, cached=True)
 
     @property
     def like(self) -> Tensor:
@@ -116,10 +125,12 @@ class Sweep:
         relaxed: bool,
         rule: str,
         positions: Positions,
+        weights: Float[Tensor, "rows width"] | None = None,
     ) -> None:
         kept = {k: v.detach().float().cpu().numpy() for k, v in positions.items()}
         numbers = [v.cpu().numpy() for v in (image, rows, signs)]
-        self.records.append(Record(node, numbers[0], numbers[1], numbers[2], target, relaxed, rule, kept))
+        shares = None if weights is None else weights.detach().double().cpu().numpy()
+        self.records.append(Record(node, numbers[0], numbers[1], numbers[2], target, relaxed, rule, kept, shares))
 
     def bound_coordinates(
         self,
@@ -154,7 +165,8 @@ class Sweep:
             self._record(node, image[chunk], coordinate[chunk], sign[chunk], "box", relaxed, rule, positions)
             return finish(self.state, front, image[chunk], rule=rule, positions=positions, relaxed=relaxed)
 
-        bounds = in_chunks(len(image), self.limit, bound, self.like)
+        # Whoever chooses positions has reasons of its own for large chunks: pairs of sides, steps that a chunk shares.
+        bounds = in_chunks(len(image), self.plain_limit if find is None else self.limit, bound, self.like)
         half = len(bounds) // 2
         old = self.state.boxes[node]
         lower, upper = old.lower.clone(), old.upper.clone()
@@ -186,14 +198,67 @@ class Sweep:
             return finish(self.state, front, image[chunk], rule=rule, positions=positions, relaxed=relaxed)
 
         with torch.no_grad():
-            bounds = in_chunks(len(image), self.limit, bound, self.like)
+            bounds = in_chunks(len(image), self.plain_limit if find is None else self.limit, bound, self.like)
         return bounds.reshape(len(specification), count)
 
+    def bound_conjunctions(
+        self,
+        choose: Choose,
+        lowers: Sequence[Float[Tensor, "batch rows"]] = (),
+        *,
+        rule: str = "adaptive",
+    ) -> Float[ndarray, "batch groups"] | None:
+        """Return lower bounds of the largest row of every group of several rows, through combinations of its rows.
+
+        Args:
+            choose: Chooses the combinations.
+            lowers: Bounds of the rows: groups that these, or the previous result, prove are left out (-inf).
+            rule: For the passes.
+
+        Returns:
+            None where there is no such group.
+        """
+        specification = self.problem.specification
+        if not specification.conjunctions:
+            return None
+        joint = np.full((len(specification), len(specification.groups)), -np.inf)
+        wanted = np.ones(joint.shape, dtype=bool)
+        if lowers:
+            known = [*self._numbers(lowers), *([] if self.previous is None else [self.previous.lower])]
+            earlier = None if self.previous is None else self.previous.joint
+            wanted = ~specification.proved_groups(np.fmax.reduce(known), earlier)
+        pairs = Conjunctions.of(specification, wanted, self.problem.program.load)
+        output = self.problem.graph.output
+
+        def bound(chunk: slice) -> Tensor:
+            part = pairs[chunk]
+            weights, positions = choose(self, part)
+            ones = torch.ones_like(part.group)
+            self._record(output, part.image, part.group, ones, "conjunction", True, rule, positions, weights)
+            value = finish(self.state, part.front(self.state, weights), part.image, rule=rule, positions=positions)
+            # Weights that add up to s bound s times the largest row; s is 1 up to rounding.
+            return value - gamma(pairs.width, value.dtype) * value.abs()
+
+        with torch.no_grad():
+            found = in_chunks(len(pairs), max(1, self.limit // max(pairs.width, 1)), bound, self.like)
+        at = pairs.image.cpu().numpy(), pairs.group.cpu().numpy()
+        joint[at] = found.double().cpu().numpy()
+        return without_nan(joint)
+
+    def _numbers(self, lowers: Sequence[Float[Tensor, "batch rows"]]) -> list[Float[ndarray, "batch rows"]]:
+        return [without_nan(lower.detach().double().cpu().numpy()) for lower in lowers]
+
     def finish(
-        self, method: str, lowers: list[Float[Tensor, "batch rows"]], began: float, *, intervals: bool
+        self,
+        method: str,
+        lowers: list[Float[Tensor, "batch rows"]],
+        began: float,
+        *,
+        intervals: bool,
+        joint: Float[ndarray, "batch groups"] | None = None,
     ) -> Result:
         """Return the best of several bounds, and of the previous result, with boxes and certificates."""
-        best = np.fmax.reduce([without_nan(lower.detach().double().cpu().numpy()) for lower in lowers])
+        best = np.fmax.reduce(self._numbers(lowers))
         earlier = self.previous.certificates if self.previous is not None else ()
         stages: list[list[Stage]] = [[] for _ in range(len(self.problem))]
         for record in self.records:
@@ -213,9 +278,10 @@ class Sweep:
             boxes=self.state.results(),
             certificates=tuple(certificates),
             pure=self.pure,
+            joint=joint,
         ).merged(self.previous)
         specification = self.problem.specification
-        return found.finished(verdicts(specification, found.lower), time.perf_counter() - began)
+        return found.finished(verdicts(specification, found.lower, found.joint), time.perf_counter() - began)
 
 
 def intersect(first: Box, second: Box) -> Box:

@@ -3,17 +3,19 @@
 A file declares inputs X_0... and outputs Y_0..., bounds the inputs and describes the *unsafe* outputs: a counterexample
 is a point that satisfies all assertions. Assertions may nest `and` and `or` over linear comparisons; the formula is
 brought into disjunctive form, and each disjunct becomes a box of inputs with a conjunction of linear output constraints.
-Disjuncts with the same box are one problem.
+Disjuncts with the same box are one problem. Decimal numbers mean the nearest double, as in all tools that read such files.
 
 Reference: Demarchi, Guidotti, Pulina, Tacchella 2023, "Supporting Standardization of Neural Networks Verification with
 VNN-LIB and CoCoNet"; the format of the VNN-COMP benchmarks since 2021.
 """
 
+import itertools
 import math
 import re
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +56,8 @@ class _Linear:
 _Constraint = tuple[_Linear, int, bool]  # the linear function is <= 0, or < 0 if true; the line it came from
 _Disjunction = list[tuple[_Constraint, ...]]
 _Row = tuple[np.ndarray, float, bool]  # a, d, strict: aᵀy + d <= 0, or < 0
+_TOKEN = re.compile(r";[^\n]*|[()]|\|[^|]*\||\"(?:[^\"]|\"\")*\"|[^\s()|\";]+|[|\"]")
+_QUOTED = re.compile(r"\|[^|\s();]+\|")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
@@ -99,7 +103,7 @@ def read_vnnlib(path: str | Path) -> list[Property]:
     """
     path = Path(path)
     try:
-        text = read_bytes(path).decode()
+        text = read_bytes(path).decode("utf-8-sig")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise FileFormatError(f"{path}: cannot be read as text: {error}") from error
     try:
@@ -151,9 +155,17 @@ def _error(line: int, reason: str) -> FileFormatError:
 
 
 def _tokens(text: str) -> Iterator[_Token]:
-    for number, line in enumerate(text.splitlines(), start=1):
-        for match in re.finditer(r"[()]|\|[^|]*\||\"[^\"]*\"|[^\s()]+", line.split(";", maxsplit=1)[0]):
-            yield _Token(match.group(), number)
+    """Split; a semicolon begins a comment except inside quotes, and quoted names and strings may go over several lines."""
+    number, seen = 1, 0
+    for match in _TOKEN.finditer(text):
+        number += text.count("\n", seen, match.start())
+        seen, found = match.start(), match.group()
+        if found.startswith(";"):
+            continue
+        if found in {"|", '"'}:
+            raise _error(number, f"the quotation that begins with {found} is never closed")
+        # |X_0| is another way to write X_0.
+        yield _Token(found[1:-1] if _QUOTED.fullmatch(found) else found, number)
 
 
 def _parse(text: str) -> Iterator[_List]:
@@ -224,12 +236,17 @@ def _formula(expression: _Expression, declared: dict[str, int]) -> _Disjunction:
     if head == "or":
         return [disjunct for argument in arguments for disjunct in _formula(argument, declared)]
     if head in {"<=", ">=", "<", ">", "="}:
-        if len(arguments) != 2:
-            raise _error(line, f"{head} must compare two values, got {len(arguments)}")
-        left, right = (_linear(argument, declared) for argument in arguments)
+        if len(arguments) < 2:
+            raise _error(line, f"{head} must compare at least two values, got {len(arguments)}")
+        values = [_linear(argument, declared) for argument in arguments]
         strict = head in {"<", ">"}
-        below, above = (_combine(left, right, -1.0), line, strict), (_combine(right, left, -1.0), line, strict)
-        return [(below, above)] if head == "=" else [(below,)] if head in {"<=", "<"} else [(above,)]
+        constraints: list[_Constraint] = []
+        # A chain (<= a b c) says a <= b and b <= c.
+        for left, right in itertools.pairwise(values):
+            under, over = (_finite(_combine(*pair, -1.0), line) for pair in ((left, right), (right, left)))
+            below, above = (under, line, strict), (over, line, strict)
+            constraints += [below, above] if head == "=" else [below] if head in {"<=", "<"} else [above]
+        return [tuple(constraints)]
     raise _error(line, f"a formula must be built of and, or, <=, >=, <, >, =; got {head!r}")
 
 
@@ -262,17 +279,36 @@ def _linear(expression: _Expression, declared: dict[str, int]) -> _Linear:
         for part in parts[1:]:
             total = _combine(total, part, -1.0)
         return total
-    if head in {"*", "/"} and len(parts) == 2:
-        left, right = parts
-        if head == "*" and not left.coefficients:
-            left, right = right, left
-        if right.coefficients:
-            raise _error(line, "products and quotients of variables are not linear")
-        if head == "/" and right.constant == 0:
-            raise _error(line, "division by zero")
-        factor = right.constant if head == "*" else 1.0 / right.constant
-        return _Linear(tuple((name, factor * c) for name, c in left.coefficients), factor * left.constant)
+    if head in {"*", "/"} and len(parts) >= 2:
+        total = parts[0]
+        for part in parts[1:]:
+            total = _product(total, part, line) if head == "*" else _quotient(total, part, line)
+        return total
     raise _error(line, f"a linear expression must be built of +, -, * and numbers; got {head!r}")
+
+
+def _product(left: _Linear, right: _Linear, line: int) -> _Linear:
+    if not left.coefficients:
+        left, right = right, left
+    if right.coefficients:
+        raise _error(line, "products of variables are not linear")
+    factor = right.constant
+    return _finite(_Linear(tuple((name, factor * c) for name, c in left.coefficients), factor * left.constant), line)
+
+
+def _quotient(left: _Linear, right: _Linear, line: int) -> _Linear:
+    if right.coefficients:
+        raise _error(line, "quotients by variables are not linear")
+    if right.constant == 0:
+        raise _error(line, "division by zero")
+    by = right.constant
+    return _finite(_Linear(tuple((name, c / by) for name, c in left.coefficients), left.constant / by), line)
+
+
+def _finite(value: _Linear, line: int) -> _Linear:
+    if not all(math.isfinite(v) for v in (value.constant, *(c for _, c in value.coefficients))):
+        raise _error(line, "a sum, product or quotient is too large for a number")
+    return value
 
 
 def _combine(first: _Linear, second: _Linear, factor: float) -> _Linear:
@@ -280,6 +316,17 @@ def _combine(first: _Linear, second: _Linear, factor: float) -> _Linear:
     for name, coefficient in second.coefficients:
         total[name] = total.get(name, 0.0) + factor * coefficient
     return _Linear(tuple(total.items()), first.constant + factor * second.constant)
+
+
+def _bound(constant: float, c: float) -> tuple[float, bool]:
+    """Return the bound that c x + constant <= 0 puts on x, never inside the exact one, and whether it is outside."""
+    bound = -constant / c
+    if abs(c) == 1.0 or not math.isfinite(bound):
+        return bound, False
+    error = Fraction(bound) * Fraction(c) + Fraction(constant)  # positive: outside of the set
+    if error == 0:
+        return bound, False
+    return (math.nextafter(bound, math.copysign(math.inf, c)) if error < 0 else bound), True
 
 
 @dataclass(eq=False)
@@ -323,12 +370,15 @@ class _Conjunction:
                 result.possible &= function.constant < 0 or (function.constant == 0 and not strict)
             elif kinds == {"X"} and len(terms) == 1:
                 ((name, c),) = terms
-                bound, at = -function.constant / c, int(name[2:])
+                at = int(name[2:])
+                bound, outwards = _bound(function.constant, c)
+                # A bound that was rounded outwards is not part of the set; its neighbour inside is.
+                opens = strict or outwards
                 side, opened = (result.upper, result.open_upper) if c > 0 else (result.lower, result.open_lower)
                 if (bound < side[at]) if c > 0 else (bound > side[at]):
-                    side[at], opened[at] = bound, strict
+                    side[at], opened[at] = bound, opens
                 elif bound == side[at]:
-                    opened[at] |= strict
+                    opened[at] |= opens
             elif kinds == {"Y"}:
                 row = np.zeros(outputs)
                 for name, c in terms:

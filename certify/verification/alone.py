@@ -6,7 +6,6 @@ decided it. MILP needs boxes to be written down at all; it takes those of LP-ALL
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from certify.verification.plan import VerifyPlan
 from certify.verification.row import CERTIFICATE, FALSIFIED, NOTHING, POINT, SOLVER, TIMEOUT, UNKNOWN, VERIFIED, Claim
 from certify.verification.subject import Question
 from smoothing.errors import SmoothingError
+from verify.limits import limited
 from verify.milp import MILP
 from verify.result import Guarantee, Result, Status
 
@@ -32,9 +32,10 @@ def decide_alone(plan: VerifyPlan, indices: Sequence[int]) -> list[Found]:
             _leave_out(found, name, TIMEOUT, "the time was over")
             continue
         method = build_method(name, plan.methods, original=plan.network.original, until_sign=True, jobs=plan.jobs)
-        if isinstance(method, MILP) and plan.budget is not None:
+        if plan.budget is not None:
             left = plan.budget * len(indices) - (time.perf_counter() - began)
-            method = replace(method, time_limit=max(left / len(indices), 1e-3))
+            # A mixed-integer program is limited per input, everything else per call.
+            method = limited(method, left / len(indices) if isinstance(method, MILP) else left)
         try:
             result = method.bound(problem, pure=True)
         except (SmoothingError, MemoryError) as error:
@@ -70,8 +71,8 @@ def _claim(plan: VerifyPlan, question: Question, found: Found, name: str, result
             return Claim(name, POINT, FALSIFIED, 0.0, None, None)
         found.notes.append(f"{name}: the original network does not confirm the counterexample, which does not count")
     if result.guarantee is Guarantee.SOLVER and result.status[place] is Status.VERIFIED:
-        worst = float(question.specification.worst(result.lower[place : place + 1])[0])
-        # Rows that are positive only together have no common bound.
+        joint = None if result.joint is None else result.joint[place : place + 1]
+        worst = float(question.specification.worst(result.lower[place : place + 1], joint)[0])
         return Claim(name, SOLVER, VERIFIED, plan.radius, worst if worst > 0 else None, None)
     if result.guarantee is not Guarantee.CHECKABLE or not result.certificates:
         return Claim(name, NOTHING, open_, 0.0, None, None)

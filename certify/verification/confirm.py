@@ -37,7 +37,7 @@ def confirm_certificate(network: Network, question: Question, certificate: Certi
         checked = check(network.graph, question.region, question.specification, (certificate,))
     except InvalidArgumentError:
         return Confirmed(False, None)
-    worst = float(question.specification.worst(checked.lower)[0])
+    worst = float(question.specification.worst(checked.lower, checked.joint)[0])
     return Confirmed(checked.status[0] is Status.VERIFIED, worst if np.isfinite(worst) else None)
 
 

@@ -113,8 +113,9 @@ def _found(plan: VerifyPlan, index: int, question: Question, decision: Decision)
     if proved_by_slopes:
         found.status = VERIFIED
     elif decision.status is Status.VERIFIED and decision.guarantee is Guarantee.SOLVER:
-        worst = float(question.specification.worst(np.fmax(decision.lower, decision.solver_lower)[None])[0])
-        # Rows that are positive only together have no common bound.
+        lower = np.fmax(decision.lower, decision.solver_lower)
+        joint = np.fmax(decision.joint, decision.solver_joint)
+        worst = float(question.specification.worst(lower[None], joint[None])[0])
         found.claims.append(Claim("milp", SOLVER, VERIFIED, plan.radius, worst if worst > 0 else None, None))
         found.status = VERIFIED
     elif decision.status is Status.FALSIFIED and decision.counterexample is not None:

@@ -5,16 +5,44 @@ and are re-evaluated like them: an interior point's small infeasibility costs ti
 """
 
 import warnings
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 from scipy import sparse
 
-from verify.lp.program import Ball2, HullProgram
+from verify.lp.program import Ball2, Box
 from verify.lp.simplex import Answer
 from verify.modelling import load_cvxpy
+
+
+@runtime_checkable
+class Constrained(Protocol):
+    """What this engine needs to know of a program; `HullProgram` is one."""
+
+    @property
+    def columns(self) -> int:
+        """Variables."""
+        ...
+
+    @property
+    def input_columns(self) -> int:
+        """How many of them, from the first on, are inputs."""
+        ...
+
+    @property
+    def ball(self) -> Ball2 | None:
+        """A ball on these."""
+        ...
+
+    def constraints(self) -> tuple[sparse.csr_array, Float[ndarray, " rows"], Float[ndarray, " rows"]]:
+        """A and both sides of its rows."""
+        ...
+
+    def column_bounds(self) -> Box:
+        """Bounds of the variables."""
+        ...
 
 
 class ConicProgram:
@@ -26,7 +54,7 @@ class ConicProgram:
         time_limit: Seconds per objective, where the solver has a `time_limit` option (CLARABEL has).
     """
 
-    def __init__(self, program: HullProgram, *, solver: str, time_limit: float | None = None) -> None:
+    def __init__(self, program: Constrained, *, solver: str, time_limit: float | None = None) -> None:
         cp = load_cvxpy()
 
         self._solver = solver
@@ -53,7 +81,11 @@ class ConicProgram:
             if len(where):
                 constraints.append(constraint)
             self._dual.append(constraint)
-        constraints += [self._v >= column_lower, self._v <= column_upper]
+        bounded = [np.flatnonzero(np.isfinite(side)) for side in (column_lower, column_upper)]
+        constraints += [
+            self._v[bounded[0]] >= column_lower[bounded[0]],
+            self._v[bounded[1]] <= column_upper[bounded[1]],
+        ]
         ball: Ball2 | None = program.ball
         if ball is not None:
             constraints.append(cp.norm(self._v[: program.input_columns] - ball.center, 2) <= ball.eps)

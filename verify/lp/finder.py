@@ -17,10 +17,12 @@ from scipy import sparse
 from torch import Tensor
 
 from verify.backward import Front, Positions
+from verify.conjunctions import Conjunctions
+from verify.lp.largest import LargestAnswer, minimise_largest
 from verify.lp.program import HullProgram, widen
 from verify.lp.slopes import dual_slopes
 from verify.lp.solve import SKIPPED, Answers, SolverOptions, solve_objectives
-from verify.sweep import Find, Sweep
+from verify.sweep import Choose, Find, Sweep
 
 RULE = "adaptive"
 """The rule for rows without multipliers: what a certificate falls back to when a solver fails."""
@@ -74,8 +76,9 @@ class SlopeFinder:
     def signs(self) -> Find:
         """Return what finds positions for the specification's rows, as far as a verdict needs them.
 
-        Rows that the previous result proves are left to the rule; the others are solved until their sign is known, the
-        least promising first, and no more of an input once one of them is not positive.
+        Rows that the previous result proves are left to the rule, and so are those of groups of several rows only, which
+        are solved together (`conjunctions`); the others are solved until their sign is known, the least promising first,
+        and no more of an input once one of them is not positive.
         """
         asked = 0
 
@@ -85,11 +88,81 @@ class SlopeFinder:
             asked += len(image)
             assert sweep.previous is not None
             known = sweep.previous.lower.ravel()[some]
-            alone = all(len(group) == 1 for group in sweep.problem.specification.groups)
-            limits, unless = np.where(known > 0, np.nan, 0.0), np.full(len(image), -1)
-            return self._find(sweep, node, front, image, limits, unless, order=known, give_up=alone)
+            specification = sweep.problem.specification
+            alone = np.zeros(specification.num_rows, dtype=bool)
+            alone[[group[0] for group in specification.groups if len(group) == 1]] = True
+            mine = np.tile(alone, len(specification))[some]
+            limits, unless = np.where((known > 0) | ~mine, np.nan, 0.0), np.full(len(image), -1)
+            return self._find(sweep, node, front, image, limits, unless, order=known, give_up=True)
 
         return find
+
+    def conjunctions(self, *, until_sign: bool, lower: Float[ndarray, "batch rows"]) -> Choose:
+        """Return what finds weights and positions for groups of several rows.
+
+        Args:
+            until_sign: Stop each program once its sign is known, and solve no more of an input's once one is not positive.
+            lower: Bounds of the rows; with `until_sign`, inputs of which a group of one row is open get no program.
+        """
+        given_up: set[int] = set()
+
+        def choose(sweep: Sweep, part: Conjunctions) -> tuple[Tensor, Positions]:
+            specification = sweep.problem.specification
+            if until_sign:
+                single = [group[0] for group in specification.groups if len(group) == 1]
+                given_up.update(np.flatnonzero(~(lower[:, single] > 0).all(axis=1)).tolist())
+            return self._choose(sweep, part, given_up if until_sign else None)
+
+        return choose
+
+    def _choose(self, sweep: Sweep, part: Conjunctions, given_up: set[int] | None) -> tuple[Tensor, Positions]:
+        state, graph = sweep.state, sweep.problem.graph
+        fronts = part.fronts(state)
+        images, present = part.image.cpu().numpy(), part.present.cpu().numpy()
+        weights = present.astype(np.float64)
+        found = {k: np.full((len(part), graph[k].size), np.nan) for k in self._free(sweep, graph.output)}
+        for pair, image in enumerate(images.tolist()):
+            if given_up is not None and image in given_up:
+                continue
+            program = self._program(sweep, image, graph.output)
+            rows = pair * part.width + np.flatnonzero(present[pair])
+            costs, constants = _objectives(program, fronts, rows)
+            answer = self._largest(program, costs, constants, until_sign=given_up is not None)
+            if given_up is not None and not answer.objective > 0:
+                given_up.add(image)
+            if answer.weights is None or answer.row_dual is None or answer.column_dual is None:
+                continue
+            weights[pair, present[pair]] = answer.weights
+            for k, alpha in dual_slopes(program, answer.row_dual[None], answer.column_dual[None]).items():
+                if k in found:
+                    found[k][pair] = alpha[0]
+        shares = torch.from_numpy(weights).to(part.matrix)
+        positions = {k: self._complete(sweep, k, torch.from_numpy(v), part.image) for k, v in found.items()}
+        return shares / shares.sum(1, keepdim=True), positions
+
+    def _largest(
+        self,
+        program: HullProgram,
+        costs: sparse.csr_array,
+        constants: Float[ndarray, " group"],
+        *,
+        until_sign: bool,
+    ) -> LargestAnswer:
+        if time.monotonic() >= self.deadline:
+            answer = LargestAnswer("time limit reached", math.nan)
+        else:
+            stop_above = 0.0 if until_sign else None
+            answer = minimise_largest(program, costs, constants, self.options, stop_above=stop_above)
+        self.solved += 1
+        if answer.weights is None:
+            self.failures[answer.status] += 1
+        return answer
+
+    def _free(self, sweep: Sweep, node: int) -> list[int]:
+        """Activations below a node whose lines can be chosen."""
+        graph = sweep.problem.graph
+        below = graph.ancestors(node)
+        return [k for k in graph.activations if k in below and sweep.state.relaxation(k).free]
 
     def notes(self) -> tuple[str, ...]:
         """Return what a reader should know: failures, if there were any."""
@@ -114,9 +187,8 @@ class SlopeFinder:
         give_up: bool = False,
     ) -> Positions:
         """Solve the rows of each input; a limit of NaN leaves a row out."""
-        state, graph = sweep.state, sweep.problem.graph
-        below = graph.ancestors(node)
-        free = [k for k in graph.activations if k in below and state.relaxation(k).free]
+        graph = sweep.problem.graph
+        free = self._free(sweep, node)
         images = image.cpu().numpy()
         count = len(images)
         found = {k: np.full((count, graph[k].size), np.nan) for k in free}

@@ -235,10 +235,7 @@ class HullProgram:
         factor = np.where(active, 1.0, np.where(inactive, slope, 0.0))
         factor[dense] = 0.0
         first = self._new_columns(np.zeros(2 * count), np.ones(2 * count))
-        # The bounds of a stable neuron are implied; they are left a little loose, so that none of them ever binds and
-        # takes part in a dual solution that slopes alone could not give back.
-        room = upper[dense] - lower[dense] + 1.0
-        stable = self._new_columns(lower[dense] - room, upper[dense] + room)
+        stable = self._new_columns(*_loosened(lower[dense], upper[dense]))
         p, q = first + np.arange(count), first + count + np.arange(count)
         spare = SPARE_WIDTH * (1.0 + upper[unstable] - lower[unstable])
         l_, u_ = lower[unstable] - spare, upper[unstable] + spare
@@ -270,9 +267,8 @@ class HullProgram:
         entry, weight, offset, exact = pool_lines(op, lower, upper)
         relaxed = np.flatnonzero(~exact)
         count, outputs, size = len(relaxed), len(entry), source.matrix.shape[0]
-        first = self._new_columns(
-            lower[entry[relaxed]], np.where(op.index >= 0, upper[op.index], -np.inf).max(1)[relaxed]
-        )
+        floor, highest = lower[entry], np.where(op.index >= 0, upper[op.index], -np.inf).max(1)
+        first = self._new_columns(*_loosened(floor[relaxed], highest[relaxed]))
         self.pools.append(Pools(self._adding, relaxed, first))
         columns = self.columns
         matrix = widen(source.matrix, columns)
@@ -291,8 +287,8 @@ class HullProgram:
     def _add_s_shaped(self, op: Sigmoid | Tanh, source: Expression, lower: ndarray, upper: ndarray) -> Expression:
         size = len(lower)
         low_slope, low_shift, high_slope, high_shift = s_shaped_lines(op, lower, upper)
-        value = self._new_columns(*s_shaped_range(op, lower, upper))
-        before = self._new_columns(lower, upper)
+        value = self._new_columns(*_loosened(*s_shaped_range(op, lower, upper)))
+        before = self._new_columns(*_loosened(lower, upper))
         at = np.arange(size)
         eye_z = _place(np.ones(size), at, value + at, size, self.columns)
         eye_y = _place(np.ones(size), at, before + at, size, self.columns)
@@ -319,6 +315,16 @@ def widen(matrix: sparse.csr_array, columns: int) -> sparse.csr_array:
     if matrix.shape[1] == columns:
         return matrix
     return sparse.csr_array((matrix.data, matrix.indices, matrix.indptr), shape=(matrix.shape[0], columns))
+
+
+def _loosened(lower: ndarray, upper: ndarray) -> Box:
+    """Bounds of a variable that its rows bound already, so loose that they never bind.
+
+    A bound that binds takes part in the dual solution, and slopes alone could not give that back: the range of a pooled
+    value, say, is no line that a certificate has.
+    """
+    room = upper - lower + 1.0
+    return lower - room, upper + room
 
 
 def _place(values: ndarray, rows: ndarray, columns: ndarray, height: int, width: int) -> sparse.csr_array:

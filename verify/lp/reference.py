@@ -63,17 +63,54 @@ def relaxed_minimum(
     cp = load_cvxpy()
 
     values, constraints = _formulate(graph, region, boxes, node)
-    minima = []
-    for row in rows:
-        problem = cp.Problem(cp.Minimize(row @ values), constraints)
-        try:
-            problem.solve(solver=solver, **(solver_options or {}))
-        except cp.SolverError as error:
-            raise SolverFailedError(f"{solver} must solve the problem, got: {error}") from error
-        if problem.status != cp.OPTIMAL:
-            raise SolverFailedError(f"{solver} must find an optimum, got the status {problem.status!r}")
-        minima.append(float(problem.value))
-    return np.array(minima)
+    problems = (cp.Problem(cp.Minimize(row @ values), constraints) for row in rows)
+    return np.array([_solve(problem, solver, solver_options) for problem in problems])
+
+
+def relaxed_minimum_of_largest(
+    graph: Graph,
+    region: Region,
+    boxes: Mapping[int, Box],
+    node: int,
+    rows: Float[ndarray, "rows size"],
+    offset: Float[ndarray, " rows"],
+    *,
+    solver: str,
+    solver_options: dict[str, Any] | None = None,
+) -> float:
+    """Return min max_j (r_j^T (values of `node`) + d_j) over the relaxation: what a conjunction of rows comes down to.
+
+    Args:
+        graph: As in `relaxed_minimum`, like all that is not named here.
+        region: Likewise.
+        boxes: Likewise.
+        node: Likewise.
+        rows: r_j.
+        offset: d_j.
+        solver: Likewise.
+        solver_options: Likewise.
+
+    Raises:
+        SolverFailedError: If the problem is not solved to optimality.
+    """
+    cp = load_cvxpy()
+
+    values, constraints = _formulate(graph, region, boxes, node)
+    largest = cp.Variable()
+    above = [largest >= row @ values + d for row, d in zip(rows, offset, strict=True)]
+    return _solve(cp.Problem(cp.Minimize(largest), constraints + above), solver, solver_options)
+
+
+def _solve(problem: Any, solver: str, options: dict[str, Any] | None) -> float:
+    cp = load_cvxpy()
+
+    try:
+        problem.solve(solver=solver, **(options or {}))
+    except cp.SolverError as error:
+        raise SolverFailedError(f"{solver} must solve the problem, got: {error}") from error
+    if problem.status != cp.OPTIMAL:
+        raise SolverFailedError(f"{solver} must find an optimum, got the status {problem.status!r}")
+    return float(problem.value)
 
 
 def lp_all_reference(

@@ -64,7 +64,8 @@ class Refutation:
 
     Attributes:
         values: The smallest value found of every row over LP-ALL's polytope, [batch, rows], float64; no optimum is larger.
-        refuted: Inputs whose property LP-ALL will not prove, [batch]. The others are open.
+        refuted: Inputs whose property LP-ALL will not prove, [batch]: a group of one row fails. The others are open, groups
+            of several rows among them.
         boxes: Inner boxes of all nodes that activations read, [batch, size] each: LP-ALL's contain them (as far as a sign
             is not known; where it is, any box of that sign).
     """
@@ -157,7 +158,8 @@ def refute_by_programs(
         matrix = problem.specification.matrix[image]
         costs = sparse.csr_array(sparse.csr_array(matrix) @ output.matrix)
         constant = matrix @ output.offset + problem.specification.offset[image]
-        for group in sorted(problem.specification.groups, key=lambda group: values[image, list(group)].max()):
+        alone = [group for group in problem.specification.groups if len(group) == 1]
+        for group in sorted(alone, key=lambda group: values[image, list(group)].max()):
             rows = list(group)
             stop_above = -tolerance - constant[rows]
             answers = solve_objectives(program, sparse.csr_array(costs[rows]), chosen, stop_above=stop_above)
@@ -172,10 +174,14 @@ def refute_by_programs(
 
 
 def _refuted(problem: Problem, values: Float[ndarray, "batch rows"], tolerance: float) -> Bool[ndarray, " batch"]:
-    """Of a group of which one row must be positive, all must fail."""
+    """Some group of one row must fail.
+
+    Of a group of several rows each may fail at a point of its own, and LP-ALL still prove the group through a combination of
+    them: such groups refute nothing here.
+    """
     fails = values < -tolerance
-    groups = problem.specification.groups
-    return np.asarray(np.stack([fails[:, list(group)].all(axis=1) for group in groups]).any(axis=0))
+    alone = [group[0] for group in problem.specification.groups if len(group) == 1]
+    return np.asarray(fails[:, alone].any(axis=1))
 
 
 def _require_nested_hulls(problem: Problem) -> None:

@@ -15,6 +15,8 @@ import dataclasses
 import time
 from typing import ClassVar
 
+import numpy as np
+
 from verify.crown import Crown
 from verify.interval import refine_by_intervals
 from verify.lp.finder import SlopeFinder
@@ -35,8 +37,9 @@ class LPLast(Method):
 
     Attributes:
         options: How they are solved.
-        until_sign: Solve a row only where the previous rung leaves its sign open, only until it is known, and no more rows
-            of an input once one is not positive: verdicts are the same, bounds are not optimal.
+        until_sign: Solve a row (or the rows of a group of several together) only where the previous rung leaves its sign
+            open, only until it is known, and no more of an input once one is not positive: verdicts are the same, bounds
+            are not optimal.
     """
 
     name: ClassVar[str] = "lp-last"
@@ -112,5 +115,11 @@ def _nothing(sweep: Sweep, index: int) -> None:
 def _finish(method: LPLast | LPAll, sweep: Sweep, finder: SlopeFinder, began: float) -> Result:
     find = finder.signs() if method.until_sign else finder.rows
     lower = sweep.bound_specification(find=find)
-    result = sweep.finish(method.name, [lower], began, intervals=not (sweep.pure and method.name == LPLast.name))
+    known = lower.detach().double().cpu().numpy()
+    if sweep.previous is not None and not sweep.pure:
+        known = np.fmax(known, sweep.previous.lower)
+    choose = finder.conjunctions(until_sign=method.until_sign, lower=known)
+    joint = sweep.bound_conjunctions(choose, [lower] if method.until_sign else ())
+    intervals = not (sweep.pure and method.name == LPLast.name)
+    result = sweep.finish(method.name, [lower], began, intervals=intervals, joint=joint)
     return dataclasses.replace(result, notes=(*result.notes, *finder.notes()))

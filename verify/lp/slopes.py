@@ -50,8 +50,9 @@ def dual_slopes(
             scale = np.abs(arriving).max(axis=1, keepdims=True)
             used = arriving > np.maximum(SMALL * scale, 1e-300)
             share = nu / np.where(used, arriving, 1.0)
-            # For a leaky ReLU a position is (slope - g) / (1 - g) of the lower line.
-            position = np.clip((share - block.slope) / (1.0 - block.slope), 0.0, 1.0)
-            alpha[:, block.neurons] = np.where(used, position, np.nan)
+            # For a leaky ReLU a position is (slope - g) / (1 - g) of the lower line; with g = 1 there is one line only.
+            if block.slope < 1.0:
+                position = np.clip((share - block.slope) / (1.0 - block.slope), 0.0, 1.0)
+                alpha[:, block.neurons] = np.where(used, position, np.nan)
         slopes[block.node] = alpha
     return slopes

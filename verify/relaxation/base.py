@@ -87,6 +87,8 @@ class Relaxation(ABC):
 class Elementwise(Relaxation):
     """A relaxation by one lower and one upper line per neuron."""
 
+    _last: tuple[tuple[Flat, Flat, Flat], Lines] | None = None
+
     @abstractmethod
     def lines(self, box: Box, position: Flat) -> Lines:
         """Return the lines for a box and positions of the same shape."""
@@ -98,7 +100,7 @@ class Elementwise(Relaxation):
         if per_row:
             lines = self.lines(box.of(image), position)
         else:
-            shared = self.lines(box, position)
+            shared = self._shared_lines(box, position)
             lines = Lines(
                 broadcast(shared.lower_slope, image),
                 None if shared.lower_offset is None else broadcast(shared.lower_offset, image),
@@ -113,6 +115,15 @@ class Elementwise(Relaxation):
             constant = constant + (negative * lines.upper_offset).sum(-1)
         return positive * lines.lower_slope + negative * lines.upper_slope, constant
 
+    def _shared_lines(self, box: Box, position: Flat) -> Lines:
+        """The lines of all inputs of a batch, which every chunk of rows asks for again: those of the last call are kept."""
+        if position.requires_grad:
+            return self.lines(box, position)
+        key = (box.lower, box.upper, position)
+        if self._last is None or any(a is not b for a, b in zip(self._last[0], key, strict=True)):
+            self._last = key, self.lines(box, position)
+        return self._last[1]
+
     def allowance(self, box: Box) -> Float[Tensor, "batch outputs"]:
         """All slopes are at most 1 and all offsets at most the largest value plus the range."""
         size, dtype = box.lower.shape[1], box.lower.dtype
@@ -126,4 +137,17 @@ class Elementwise(Relaxation):
 
 def broadcast(values: Tensor, image: Int[Tensor, " rows"]) -> Tensor:
     """Return the values of each row's input: a view that broadcasts where there is one input, else a copy."""
-    return values if len(values) == 1 else values[image]
+    if len(values) == 1:
+        return values
+    only = only_image(image)
+    return values[image] if only is None else values[only : only + 1]
+
+
+def only_image(image: Int[Tensor, " rows"]) -> int | None:
+    """Return the input that all rows are about; None where there are several, or where asking would wait for a GPU.
+
+    Chunks of a large network are mostly about one input, and copying its values for every row costs as much as the pass.
+    """
+    if image.device.type != "cpu" or len(image) == 0 or not bool((image == image[0]).all()):
+        return None
+    return int(image[0])
