@@ -232,10 +232,15 @@ class Journal:
             query = 'SELECT DISTINCT version FROM answers WHERE "index" = ?'
             return {version for (version,) in self._connection.execute(query, (index,))}
 
-    def count_answers(self) -> int:
-        """Return how many answers are there, of all inputs: what has been paid for."""
+    def count_answers(self, *, votes: bool = False) -> int:
+        """Return how many answers are there, of all inputs: what has been paid for.
+
+        Args:
+            votes: Count answers about samples of inputs alone, not those of questions beside them (negative keys).
+        """
         with _explained(self.path):
-            query = "SELECT count(*) FROM answers WHERE sample >= 0 AND version IS NOT ?"
+            which = ' AND "index" >= 0' if votes else ""
+            query = f"SELECT count(*) FROM answers WHERE sample >= 0 AND version IS NOT ?{which}"
             return int(self._connection.execute(query, (NOT_ASKED,)).fetchone()[0])
 
     def _insert_look(self, index: int, look: Look) -> None:

@@ -12,6 +12,12 @@ from certify.files import make_folder, write_atomically
 from certify.journal import Entry, Journal
 from certify.rundir import BOUNDARY_FOLDER, KIND, Row, claim_folder, compare_identities, export, read_config
 
+_CLEAN = -4
+_BESIDE = (-2, -3, _CLEAN)
+"""Keys of what a service was asked beside the votes; here once more, for its client needs more packages than a merge."""
+
+_APART = 10**12
+
 
 @dataclass(frozen=True)
 class Merged:
@@ -116,9 +122,22 @@ class _SmoothingJoiner:
 
 
 def _copy_answers(shards: Iterable[Path], journal: Journal) -> None:
-    """Copy what a service answered about the inputs, so that the audit can recount it; other runs have no answers."""
+    """Copy what a service answered about the inputs, so that the audit can recount it; other runs have no answers.
+
+    What it was asked beside the votes comes along, for the report.
+    """
     for shard in shards:
+        place = int(shard.name.partition("-of-")[0])
         with Journal(shard, kind=KIND) as part:
+            for key in _BESIDE:
+                # Numbers of their own for each shard; clean images are numbered by their input.
+                first = 0 if key == _CLEAN else place * _APART
+                there = {sample for _, sample, _, _ in journal.answers(key)}
+                journal.record_answers(
+                    (key, phase, first + sample, label, version)
+                    for phase, sample, label, version in part.answers(key)
+                    if first + sample not in there
+                )
             for entry in part.entries():
                 answers = part.answers(entry.index)
                 if answers and not journal.answers(entry.index):

@@ -38,7 +38,14 @@ class _Totals:
     shown, and the certified accuracy by radius.
     """
 
-    def __init__(self, inputs: int, votes_per_input: int | None, decides: bool = False) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        votes_per_input: int | None,
+        decides: bool = False,
+        figures: Callable[[], str] = str,
+    ) -> None:
+        self.figures = figures
         self.inputs = inputs
         self.votes_per_input = votes_per_input
         self.decides = decides
@@ -85,6 +92,9 @@ class _Totals:
             parts.append(f"abstained {self.abstained / done:.1%}")
         if self.invalid:
             parts.append(f"[invalid votes {self.invalid:,}]")
+        others = self.figures()
+        if others:
+            parts.append(others)
         return " · ".join(parts)
 
 
@@ -105,9 +115,15 @@ class LineLog:
     """One plain line every few seconds and one at the end, for logs."""
 
     def __init__(
-        self, inputs: int, votes_per_input: int | None, interval: float = 10.0, *, decides: bool = False
+        self,
+        inputs: int,
+        votes_per_input: int | None,
+        interval: float = 10.0,
+        *,
+        decides: bool = False,
+        figures: Callable[[], str] = str,
     ) -> None:
-        self.totals = _Totals(inputs, votes_per_input, decides)
+        self.totals = _Totals(inputs, votes_per_input, decides, figures)
         self.interval = interval
         self._next = time.monotonic() + interval
 
@@ -139,8 +155,16 @@ class LineLog:
 class LiveBar:
     """A rich progress bar: counts votes, so that it moves within an input too; inputs where their cost is not known."""
 
-    def __init__(self, progress: Any, inputs: int, votes_per_input: int | None, *, decides: bool = False) -> None:
-        self.totals = _Totals(inputs, votes_per_input, decides)
+    def __init__(
+        self,
+        progress: Any,
+        inputs: int,
+        votes_per_input: int | None,
+        *,
+        decides: bool = False,
+        figures: Callable[[], str] = str,
+    ) -> None:
+        self.totals = _Totals(inputs, votes_per_input, decides, figures)
         self._progress = progress
         self._by_votes = votes_per_input is not None and not decides
         self._next = time.monotonic()
@@ -177,7 +201,12 @@ class LiveBar:
 
 @contextmanager
 def watch(
-    inputs: int, votes_per_input: int | None, *, quiet: bool = False, decides: bool = False
+    inputs: int,
+    votes_per_input: int | None,
+    *,
+    quiet: bool = False,
+    decides: bool = False,
+    figures: Callable[[], str] = str,
 ) -> Iterator[RunObserver]:
     """Yield the observer that fits where standard error goes: a bar, lines, or nothing when `quiet`.
 
@@ -186,12 +215,13 @@ def watch(
         votes_per_input: What each costs at most; None where there is no cap.
         quiet: Show nothing.
         decides: Whether the estimator decides radii, so that inputs cost less, and how much less is of interest.
+        figures: Returns what else a line should say; "" for nothing.
     """
     if quiet:
         yield Silent()
         return
     if not sys.stderr.isatty():
-        log = LineLog(inputs, votes_per_input, decides=decides)
+        log = LineLog(inputs, votes_per_input, decides=decides, figures=figures)
         try:
             yield log
         finally:
@@ -210,7 +240,7 @@ def watch(
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        yield LiveBar(progress, inputs, votes_per_input, decides=decides)
+        yield LiveBar(progress, inputs, votes_per_input, decides=decides, figures=figures)
 
 
 def clock(seconds: float) -> str:

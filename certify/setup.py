@@ -23,6 +23,9 @@ from smoothing.noise import check_seed
 from smoothing.noise_table import rebuild_noise
 from smoothing.threat import Norm
 
+IN_PROCESS = ("onnxruntime",)
+"""Adapters that run a file in this process, whose path MODEL then is."""
+
 _UNTRAINED = "the model does not say that it was trained with noise: expect small radii"
 
 
@@ -246,10 +249,10 @@ def _service(options: RunOptions, data: Dataset) -> Any:
         UsageError: If its options do not fit, or the packages that it needs are not installed.
     """
     if not options.model.startswith(("http://", "https://")):
-        if options.service is not None and options.service.from_record is None:
-            raise UsageError("the options of a prediction service need the address of one as MODEL: https://...")
         if options.service is None:
             return None
+        if options.service.from_record is None and options.service.adapter not in IN_PROCESS:
+            raise UsageError("the options of a prediction service need the address of one as MODEL: https://...")
     try:
         from certify.blackbox.spec import ServiceOptions, build_service
     except ImportError as error:

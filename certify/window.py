@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from certify.curve import Curve, Standing, curve_of
-from certify.errors import RunMismatchError
+from certify.errors import JournalError, RunMismatchError
 from certify.journal import Journal
 from certify.run_plan import RunPlan, make_row, payload_of
 from certify.rundir import Row
@@ -111,12 +111,12 @@ class Window:
             waiting.append(self._row(index, now - started + (spent or {}).get(index, 0.0)))
             started = now
 
-        def flush() -> Iterator[Row]:
+        def flush() -> tuple[Row, ...]:
             self._journal.record_inputs((row.index, payload_of(row), row.certificate.looks) for row in waiting)
             rows = tuple(waiting)
             waiting.clear()
             self.finished |= {row.index: row for row in rows}
-            yield from rows
+            return rows
 
         def note(index: int, look: Look) -> None:
             self._looked.add(index)
@@ -125,18 +125,25 @@ class Window:
         for index, state in self._states.items():
             if state.next_look() is None:
                 finish(index)
-        for index in drive(self._engine, self._states, self._seen, note):
-            if self._states[index].next_look() is None:
-                finish(index)
-            now = time.perf_counter()
-            if waiting and now - flushed >= _FLUSH_SECONDS:
-                yield from flush()
-                flushed = time.perf_counter()
-            if now - noted >= _LOOKS_SECONDS:
-                # An input that waits to be flushed brings its looks itself; those written here are the same.
-                self._journal.record_looks((i, look) for i, look in new if i not in self.finished)
-                new.clear()
-                noted = time.perf_counter()
+        try:
+            for index in drive(self._engine, self._states, self._seen, note):
+                if self._states[index].next_look() is None:
+                    finish(index)
+                now = time.perf_counter()
+                if waiting and now - flushed >= _FLUSH_SECONDS:
+                    yield from flush()
+                    flushed = time.perf_counter()
+                if now - noted >= _LOOKS_SECONDS:
+                    # An input that waits to be flushed brings its looks itself; those written here are the same.
+                    self._journal.record_looks((i, look) for i, look in new if i not in self.finished)
+                    new.clear()
+                    noted = time.perf_counter()
+        except JournalError:
+            raise
+        except Exception:
+            # The votes have come to an end, a service's budget for instance: what is finished is finished.
+            flush()
+            raise
         yield from flush()
 
     def curve(self) -> Curve:

@@ -8,7 +8,7 @@ from denoisers.base import DenoisedClassifier, Denoiser
 from denoisers.classical import CLASSICAL, ClassicalDenoiser
 from denoisers.dncnn import DnCNN
 from denoisers.memnet import MemNet
-from denoisers.table import DENOISERS, build_denoiser
+from denoisers.table import DENOISERS, build_denoiser, sizes_of
 from denoisers.unet import UNet
 
 __all__ = [
@@ -21,4 +21,5 @@ __all__ = [
     "MemNet",
     "UNet",
     "build_denoiser",
+    "sizes_of",
 ]

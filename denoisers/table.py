@@ -1,6 +1,6 @@
 """The table of denoisers by name: the only place where text becomes a denoiser."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from torch import nn
@@ -16,35 +16,56 @@ class Architecture:
     """One row of the table.
 
     Args:
-        build: Number of channels -> the untrained network.
+        build: (channels, and the sizes by name) -> the untrained network.
         summary: A few words for people.
+        sizes: Name of a size -> its value where nobody names another; the only ones that can be named.
     """
 
-    build: Callable[[int], nn.Module]
+    build: Callable[..., nn.Module]
     summary: str
+    sizes: Mapping[str, int]
 
 
 DENOISERS: dict[str, Architecture] = {
-    "dncnn": Architecture(DnCNN, "DnCNN of the paper: depth 17, width 64"),
-    "dncnn-wide": Architecture(lambda channels: DnCNN(channels, width=128), "DnCNN, depth 17, width 128"),
-    "dncnn-small": Architecture(
-        lambda channels: DnCNN(channels, depth=6, width=32), "DnCNN for a CPU: depth 6, width 32"
-    ),
-    "memnet": Architecture(MemNet, "MemNet of the paper: 3 memory blocks of 6 units, width 64"),
-    "unet": Architecture(UNet, "small U-Net, told sigma: width 32, 2 levels"),
+    "dncnn": Architecture(DnCNN, "DnCNN of the paper: depth 17, width 64", {"depth": 17, "width": 64}),
+    "dncnn-wide": Architecture(DnCNN, "wide DnCNN of the paper: depth 17, width 128", {"depth": 17, "width": 128}),
+    "dncnn-small": Architecture(DnCNN, "DnCNN for a CPU: depth 6, width 32", {"depth": 6, "width": 32}),
+    "memnet": Architecture(MemNet, "MemNet of the paper: 3 memory blocks of 6 units, width 64", {"width": 64}),
+    "unet": Architecture(UNet, "small U-Net, told sigma: width 32, 2 levels", {"width": 32}),
 }
 
 
-def build_denoiser(name: str, channels: int) -> nn.Module:
+def sizes_of(name: str, sizes: Mapping[str, int] | None = None) -> dict[str, int]:
+    """Return all sizes of a denoiser, those of the table where no other is named.
+
+    Args:
+        name: A key of `DENOISERS`.
+        sizes: Sizes by name.
+
+    Raises:
+        InvalidArgumentError: If there is no such denoiser, or it has no such size; the message lists what there is.
+    """
+    if name not in DENOISERS:
+        raise InvalidArgumentError(f"denoiser must be one of {', '.join(DENOISERS)}, got denoiser={name!r}")
+    known = DENOISERS[name].sizes
+    for size in sizes or {}:
+        if size not in known:
+            others = [other for other, row in DENOISERS.items() if size in row.sizes]
+            hint = f"; {size} belongs to {', '.join(others)}" if others else ""
+            raise InvalidArgumentError(f"the denoiser {name} takes {' and '.join(known)}, got {size}{hint}")
+    return {**known, **(sizes or {})}
+
+
+def build_denoiser(name: str, channels: int, sizes: Mapping[str, int] | None = None) -> nn.Module:
     """Build a denoiser with fresh weights from torch's global random state.
 
     Args:
         name: A key of `DENOISERS`.
         channels: Channels of the images.
+        sizes: Depth or width, by name, where they are not those of the table.
 
     Raises:
-        InvalidArgumentError: If there is no such denoiser; the message lists them all.
+        InvalidArgumentError: If there is no such denoiser, it has no such size, or a size is out of range.
     """
-    if name not in DENOISERS:
-        raise InvalidArgumentError(f"denoiser must be one of {', '.join(DENOISERS)}, got denoiser={name!r}")
-    return DENOISERS[name].build(channels)
+    all_sizes = sizes_of(name, sizes)
+    return DENOISERS[name].build(channels, **all_sizes)

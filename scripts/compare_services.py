@@ -20,7 +20,7 @@ from services import export_onnx, running, small_classifier
 
 from certify.blackbox import Adapter, CallSettings, LabelMap, MemoryStore, ServiceVotes
 from certify.blackbox.images import dequantize, quantize
-from certify.blackbox.local import LocalCallable, onnx_function
+from certify.blackbox.onnx_runtime import OnnxRuntime
 from certify.datasets import load_dataset
 from certify.models.checkpoint import load_checkpoint
 from smoothing import Gaussian
@@ -132,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print("\n".join(differences(expected, found)), end="\n" if differ else "")
             return len(far) + abs(len(found) - len(expected))
 
-        wrong += compare("ONNX Runtime in process", LocalCallable(onnx_function(str(path))))
+        wrong += compare("ONNX Runtime in process", OnnxRuntime(str(path)))
         for name in filter(None, options.servers.split(",")):
             with running(name, path, options.environments, Path(folder)) as adapter:
                 wrong += compare(name, adapter)

@@ -41,6 +41,7 @@ class Service:
             "429", "503", "drop", "slow", "malformed", "shape", "refuse", "empty", "400", "nan".
         version: Version that is reported; None: none.
         billed: Images answered.
+        taken: Images that came in and were not turned away (429): what another service might bill.
         requests: Requests that came in.
         keys: Authorization headers seen.
         declare_inputs: Whether the metadata name the model's inputs.
@@ -51,6 +52,7 @@ class Service:
         self.fault: Callable[[int, Any], str | None] = lambda number, images: None
         self.version: str | None = "1"
         self.billed = 0
+        self.taken = 0
         self.requests = 0
         self.keys: set[str] = set()
         self.declare_inputs = True
@@ -100,6 +102,7 @@ class _Handler(BaseHTTPRequestHandler):
             number = service.requests
             service.keys.add(key)
             fault = service.fault(number, images)
+            service.taken += 0 if fault == "429" else len(images)
         if fault == "drop":
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)

@@ -270,13 +270,13 @@ def test_answers_that_come_in_beside_a_bad_check_of_the_canaries_are_void(servic
         votes.check_canaries()
         ask = votes._ask
 
-        def slow(images: Any) -> Any:
+        def slow(images: Any, *purpose: Any) -> Any:
             # The check goes on until an answer for the second input has come in: one canary and the first input are billed,
             # and of what is billed beyond that, no more than the calls in flight can be on its way.
             deadline = time.monotonic() + 60
             while service.billed < 1 + 60 + 1 + settings.concurrency and time.monotonic() < deadline:
                 time.sleep(0.005)
-            return ask(images)
+            return ask(images, *purpose)
 
         def change(number: int, images: Any) -> None:
             now[0] = 5.0

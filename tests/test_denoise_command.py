@@ -139,6 +139,58 @@ def test_train_and_show(tmp_path: Path, classifier: Path, capsys: pytest.Capture
         assert image.size[0] > 300
 
 
+def test_depth_and_width_are_kept_shown_and_continued(
+    tmp_path: Path, classifier: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, picture = tmp_path / "mine", str(tmp_path / "x.png")
+    line = [
+        "denoise",
+        "train",
+        "--data",
+        "digits",
+        "--sigma",
+        "0.25",
+        "--denoiser",
+        "dncnn",
+        "--max",
+        "64",
+        "--epochs",
+        "1",
+    ]
+    assert main([*line, "--depth", "4", "--width", "9", "--quiet", "--out", str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["sizes"] == {"depth": 4, "width": 9}
+    network, config, _ = load_denoiser(out)
+    convolutions = [module for module in network.modules() if isinstance(module, torch.nn.Conv2d)]
+    assert (len(convolutions), convolutions[0].out_channels) == (4, 9)
+    assert config.sizes == {"depth": 4, "width": 9}
+    assert main(["denoise", "show", str(out), "--data", "digits", "--count", "1", "--out", picture]) == 0
+    assert "denoiser dncnn (depth 4, width 9)" in capsys.readouterr().out
+    pair = with_denoiser(load_model(str(classifier)), str(out), sigma=None, input_shape=SHAPE)
+    assert f"behind the denoiser {out}, dncnn (depth 4, width 9) (sigma 0.25)" in pair.description
+    # Fine-tuning takes the sizes of the network that it starts from, and no others.
+    fine = [*line, "--start", str(out), "--quiet", "--out", str(tmp_path / "fine")]
+    assert main([*fine, "--width", "8"]) == 2
+    assert f"{out} has width 9, got --width 8" in capsys.readouterr().err
+    assert main(fine) == 0
+    assert load_denoiser(tmp_path / "fine")[1].sizes == {"depth": 4, "width": 9}
+
+
+def test_sizes_are_part_of_what_a_denoiser_is(tmp_path: Path) -> None:
+    def saved(folder: str, sizes: dict[str, int], recorded: dict[str, int]) -> str:
+        torch.manual_seed(3)
+        config = DenoiserConfig("dncnn-small", 1, "gaussian", {"sigma": 0.25}, 0.25, sizes=recorded)
+        save_denoiser(tmp_path / folder, build_denoiser("dncnn-small", 1, sizes), config)
+        return load_denoiser(tmp_path / folder)[2]
+
+    # Files of before sizes could be named have none, and the digest that they had.
+    assert saved("old", {}, {}) == saved("new", {}, {"depth": 6, "width": 32})
+    assert saved("other", {"depth": 7}, {"depth": 7, "width": 32}) != saved("old", {}, {})
+    with pytest.raises(ModelError, match=r"wrong|missing|unexpected|must"):
+        saved("wrong", {"depth": 7}, {})
+    with pytest.raises(ModelError, match="describes no denoiser that can be built"):
+        saved("unknown", {}, {"height": 7})
+
+
 def test_figures_of_an_identity(tmp_path: Path) -> None:
     torch.manual_seed(0)
     save_denoiser(
@@ -164,6 +216,16 @@ def test_figures_of_an_identity(tmp_path: Path) -> None:
         (["--start", "absent"], 1, "absent does not exist"),
         (["--noise", "pareto"], 2, "pareto"),
         (["--epochs", "0"], 2, "epochs must be"),
+        (["--depth", "2"], 2, "depth must be at least 3, got depth=2"),
+        (["--width", "0"], 2, "width must be at least 1, got width=0"),
+        (
+            ["--denoiser", "unet", "--depth", "4"],
+            2,
+            "the denoiser unet takes width, got depth; depth belongs to dncnn, ",
+        ),
+        (["--denoiser", "memnet", "--depth", "4"], 2, "the denoiser memnet takes width, got depth"),
+        (["--denoiser", "unet", "--width", "6"], 2, "width must be a multiple of 4"),
+        (["--dept", "4"], 2, "No such option"),
     ],
 )
 def test_bad_options(

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from denoisers import CLASSICAL, DENOISERS, ClassicalDenoiser, Denoiser, DnCNN, MemNet, UNet, build_denoiser
+from denoisers import CLASSICAL, DENOISERS, ClassicalDenoiser, Denoiser, DnCNN, MemNet, UNet, build_denoiser, sizes_of
 from smoothing.errors import InvalidArgumentError
 
 SMALL: dict[str, Callable[[int], nn.Module]] = {
@@ -47,6 +47,25 @@ def test_published_sizes() -> None:
     assert count(build_denoiser("memnet", 3)) == (9 * 3 * 64 + 2 * 3) + 18 * unit + gates + (9 * 64 * 3 + 2 * 64)
     depths = {name: sum(isinstance(m, nn.Conv2d) for m in build_denoiser(name, 3).modules()) for name in DENOISERS}
     assert (depths["dncnn"], depths["dncnn-small"], depths["memnet"]) == (17, 6, 1 + 36 + 3 + 1)
+
+
+def test_sizes_by_name() -> None:
+    """The two networks of the paper are two sizes of one architecture, and any other size is at hand."""
+    assert sizes_of("dncnn") == {"depth": 17, "width": 64}
+    assert sizes_of("dncnn-wide") == {"depth": 17, "width": 128}
+    assert count(build_denoiser("dncnn", 3, {"width": 128})) == count(build_denoiser("dncnn-wide", 3))
+    assert count(build_denoiser("dncnn-wide", 3, {"depth": 6, "width": 32})) == count(build_denoiser("dncnn-small", 3))
+    for name, row in DENOISERS.items():
+        assert row.sizes["width"] == int(row.summary.split("width ")[1].split(",")[0])
+        smaller = count(build_denoiser(name, 1, {"width": row.sizes["width"] // 2}))
+        assert smaller < count(build_denoiser(name, 1))
+        assert count(build_denoiser(name, 1, row.sizes)) == count(build_denoiser(name, 1))
+    with pytest.raises(
+        InvalidArgumentError, match="the denoiser memnet takes width, got depth; depth belongs to dncnn, "
+    ):
+        build_denoiser("memnet", 1, {"depth": 3})
+    with pytest.raises(InvalidArgumentError, match="the denoiser dncnn takes depth and width, got levels"):
+        sizes_of("dncnn", {"levels": 3})
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 import torch
 
-from certify.blackbox.local import LocalCallable, onnx_function, torch_function
-from certify.errors import UsageError
+from certify.blackbox.local import torch_function
+from certify.blackbox.onnx_runtime import OnnxRuntime
 from smoothing import Gaussian
 from smoothing.estimators import Phase
 from smoothing.noise_source import TorchBlockNoise
@@ -69,7 +69,7 @@ def classifier() -> torch.nn.Module:
 
 
 def test_onnx_runtime_votes_like_pytorch(script: ModuleType, classifier: torch.nn.Module, tmp_path: Path) -> None:
-    """`onnx_function` behind the client, against the direct forward pass: same noise, clip and 8-bit step, sample by sample.
+    """The onnxruntime adapter, against the direct forward pass: same noise, clip and 8-bit step, sample by sample.
 
     It is ONNX Runtime as a *service*: the file sees k / 255 in float32, after clipping and rounding, as a server in front of
     it would feed it. The model `onnx:FILE` of `certify run` is another base classifier: it runs the same file on the noisy
@@ -80,7 +80,7 @@ def test_onnx_runtime_votes_like_pytorch(script: ModuleType, classifier: torch.n
     noise = TorchBlockNoise(Gaussian((1, 8, 8), sigma=0.5), seed=4)
     images = {2: torch.full((1, 8, 8), 0.1), 9: torch.full((1, 8, 8), 0.9)}
     votes = script.directly(classifier, noise, images, 200)
-    found = script.ask(LocalCallable(onnx_function(str(path)), batch=7), noise, images, 200, 10)
+    found = script.ask(OnnxRuntime(str(path), batch=7), noise, images, 200, 10)
     assert set(found) == set(votes)
     assert script.differences({key: vote for key, vote in votes.items() if not vote.tie}, found) == []
     assert sum(vote.tie for vote in votes.values()) <= 4
@@ -102,10 +102,8 @@ def test_onnx_runtime_gives_no_label_for_scores_that_are_not_finite(script: Modu
     path = tmp_path / "model.onnx"
     script.export_onnx(Root(), (1, 1, 2), path)
     images = np.array([[255, 200], [130, 255], [255, 100]], np.uint8).reshape(3, 1, 2, 1)
-    assert onnx_function(str(path))(images) == torch_function(Root())(images) == [0, 1, None]
-    (tmp_path / "bad.onnx").write_bytes(b"no model")
-    with pytest.raises(UsageError, match="cannot read the ONNX file"):
-        onnx_function(str(tmp_path / "bad.onnx"))
+    assert torch_function(Root())(images) == [0, 1, None]
+    assert [answer.label for answer in OnnxRuntime(str(path))._run(images)] == ["0", "1", None]
 
 
 def test_every_sample_that_differs_is_listed(script: ModuleType) -> None:

@@ -12,10 +12,13 @@ import pytest
 from prediction_service import Service, brightness_class, serve
 from rich.console import Console
 
+from certify import merging
 from certify.blackbox import CallSettings
+from certify.blackbox.preflight import PREFLIGHT_KEY
 from certify.blackbox.running import _CANARY_KEY
 from certify.blackbox.source import VOID
 from certify.blackbox.spec import ServiceOptions
+from certify.blackbox.spending import QUESTION_KEY, UNANSWERED_KEY
 from certify.blackbox.table import ADAPTERS
 from certify.cli import main
 from certify.errors import CertifyError
@@ -50,7 +53,7 @@ def run_on(toy: Service, folder: Path, **chosen: Any) -> Path:
         options=(f"file={folder / 'api.toml'}",),
         class_names=("ant", "bee", "cat"),
         calls=CallSettings(concurrency=1, first_wait=0.01),
-        **chosen,
+        **{"preflight": False, **chosen},
     )
     options = RunOptions(
         model=f"{toy.url}/json",
@@ -176,6 +179,9 @@ def test_what_is_not_recorded_is_not_claimed(toy: Service, tmp_path: Path) -> No
 def test_the_report_names_what_the_client_names() -> None:
     """Reports need none of the client's packages, so that a few names stand in them once more."""
     assert (service._VOID, service._CANARY_KEY) == (VOID, _CANARY_KEY)
+    beside = (QUESTION_KEY, UNANSWERED_KEY, PREFLIGHT_KEY)
+    assert (service._QUESTION_KEY, service._UNANSWERED_KEY, service._PREFLIGHT_KEY) == beside == merging._BESIDE
+    assert merging._CLEAN == PREFLIGHT_KEY
     assert set(service._TENSORS) - {"callable"} <= set(ADAPTERS)
 
 

@@ -18,7 +18,7 @@ from prediction_service import NAMES, Service, brightness_class, serve
 
 from certify.cli import main
 
-N0, N, INPUTS = 5, 40, 3
+N0, N, INPUTS, BATCH = 5, 40, 3, 4
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def command(service: Service, data: Path, out: Path, *more: str) -> list[str]:
     return [
         *("run", service.url, "--adapter", "oip", "--service", "model=toy", "--service", "batch=4"),
         *("--data", str(data), "--num-classes", "3", "--noise", "gaussian", "--sigma", "0.25"),
-        *("--n0", str(N0), "--n", str(N), "--quiet", "--out", str(out), *more),
+        *("--n0", str(N0), "--n", str(N), "--quiet", "--no-preflight", "--out", str(out), *more),
     ]
 
 
@@ -55,6 +55,14 @@ def answers(folder: Path) -> int:
         [(found,)] = connection.execute('SELECT count(*) FROM answers WHERE "index" >= 0')
     connection.close()
     return int(found)
+
+
+def beside(folder: Path) -> dict[int, int]:
+    """What was sent and is no vote, by key."""
+    with sqlite3.connect(folder / "journal.sqlite") as connection:
+        found = dict(connection.execute('SELECT "index", count(*) FROM answers WHERE "index" < -1 GROUP BY 1'))
+    connection.close()
+    return found
 
 
 def radii(folder: Path) -> list[str]:
@@ -99,13 +107,18 @@ def test_the_audit_recounts_the_answers(
 def test_merged_shards_keep_their_answers(
     service: Service, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    service.fault = lambda number, images: "503" if number == 5 else None
     for shard in ("0/2", "1/2"):
-        assert main(command(service, data, tmp_path / "run", "--shard", shard)) == 0
+        assert (
+            main(command(service, data, tmp_path / "run", "--shard", shard, "--preflight", "--concurrency", "1")) == 0
+        )
     assert main(command(service, data, tmp_path / "whole")) == 0
     for _ in range(2):  # merging again adds nothing
         assert main(["merge", str(tmp_path / "run")]) == 0
         assert votes(tmp_path / "run") == votes(tmp_path / "whole")
         assert answers(tmp_path / "run") == answers(tmp_path / "whole")
+        # Each shard has asked its own questions beside the votes, and has its own calls without an answer.
+        assert beside(tmp_path / "run") == {-2: 2, -3: BATCH, -4: INPUTS}
     assert main(["audit", str(tmp_path / "run")]) == 0
     capsys.readouterr()
 

@@ -1,5 +1,6 @@
 """What a run on a prediction service may ask and keep: budgets with everything in them, secrets, known images, advice."""
 
+import base64
 import json
 import os
 import re
@@ -16,12 +17,15 @@ from prediction_service import NAMES, Service, brightness_class, serve
 from certify.blackbox.answers import NoAnswerError, RefusedError, ServiceError
 from certify.blackbox.canary import Canaries
 from certify.blackbox.forecast import size_text
+from certify.blackbox.http_json import HttpJson
+from certify.blackbox.images import encode_png
 from certify.blackbox.rekognition import Rekognition
+from certify.blackbox.secrets import expand_json, refuse_literal_secrets
 from certify.blackbox.spending import Extras, inputs_within, startable
 from certify.blackbox.table import build_adapter
 from certify.cli import main
 from certify.errors import UsageError
-from certify.redaction import redact_argument
+from certify.redaction import redact_argument, secrets_in
 
 N0, N, INPUTS = 5, 40, 3
 COST = N0 + N
@@ -47,7 +51,7 @@ def command(service: Service, data: Path, out: Path, *more: str, estimator: bool
     return [
         *("run", service.url, "--adapter", "oip", "--service", "model=toy", "--service", "batch=4"),
         *("--data", str(data), "--num-classes", "3", "--noise", "gaussian", "--sigma", "0.25", *votes),
-        *("--quiet", "--out", str(out), *more),
+        *("--quiet", "--no-preflight", "--out", str(out), *more),
     ]
 
 
@@ -56,7 +60,7 @@ def open_endpoint(service: Service, data: Path, out: Path, *more: str) -> list[s
     return [
         *("run", f"{service.url}/hf", "--adapter", "hf-endpoint", "--service", "key_variable="),
         *("--class-names", ",".join(NAMES), "--data", str(data), "--num-classes", "3", "--noise", "gaussian"),
-        *("--sigma", "0.25", "--n0", str(N0), "--n", str(N), "--quiet", "--out", str(out), *more),
+        *("--sigma", "0.25", "--n0", str(N0), "--n", str(N), "--quiet", "--no-preflight", "--out", str(out), *more),
     ]
 
 
@@ -226,15 +230,17 @@ def test_a_random_service_is_not_watched(service: Service, data: Path, tmp_path:
 
 
 def test_the_clock_of_the_canaries_keeps_to_the_budget() -> None:
-    now = [0.0]
-    canaries = Canaries(np.zeros((1, 8, 8, 1), np.uint8), every=10, clock=lambda: now[0], timed=1)
+    now, room = [0.0], [False]
+    canaries = Canaries(np.zeros((1, 8, 8, 1), np.uint8), every=10, clock=lambda: now[0], room=lambda: room[0])
+    assert canaries.due, "the first check is always made"
+    assert canaries.compare(["0"])
+    now[0] += 11
+    assert not canaries.due
+    room[0] = True
     assert canaries.due
     assert canaries.compare(["0"])
-    for late in (True, False):
-        now[0] += 11
-        assert canaries.due == late
-        if late:
-            assert canaries.compare(["0"])
+    now[0] += 9
+    assert not canaries.due
     assert not canaries.compare(["1"]), "a check that is made compares, whatever the clock"
 
 
@@ -301,6 +307,102 @@ def test_every_adapter_refuses_literal_secrets(tmp_path: Path) -> None:
         assert SECRET not in str(found.value)
     build_adapter("oip", "http://x", {"model": "m", "headers": "Authorization=Bearer ${KEY};X-Team=a"})
     build_adapter("hf-endpoint", "http://x/?token=${KEY}&design=b", {})
+
+
+ISSUED = "sk-proj-7f3a9c0d5e7f3a9c0d5e"
+JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N"
+SECRETS: list[tuple[Any, str]] = [
+    ({"api_key": "hunter2"}, "body.api_key"),
+    ({"apiKey": "hunter2"}, "body.apiKey"),
+    ({"auth": {"password": "hunter2"}}, "body.auth.password"),
+    ({"inputs": [{"Authorization": "anything"}]}, "body.inputs[0].Authorization"),
+    ({"key": "7f3a9c0d5e7f"}, "body.key"),
+    ({"user_token": "7f3a9c0d5e7f"}, "body.user_token"),
+    ({"note": ISSUED}, "body.note"),
+    ({"prompt": f"Use {ISSUED} and say what this is."}, "body.prompt"),
+    ({"x": JWT}, "body.x"),
+    ({"x": "hf_abcdefghijklmnopqrst"}, "body.x"),
+    ({"x": "AKIAIOSFODNN7EXAMPLE"}, "body.x"),
+    ({"fields": [{"name": "h", "value": "Bearer 7f3a9c0d5e7f"}]}, "body.fields[0].value"),
+    ({"callback": "https://me:hunter2@example.com/x"}, "body.callback"),
+    ({"callback": "https://example.com/x?api_key=hunter2"}, "body.callback"),
+]
+ORDINARY: list[Any] = [
+    {"api_key": "${NAME}", "prompt": "What is this?"},
+    {"authorization": "Bearer ${NAME}", "callback": "https://example.com/x?key=${NAME}"},
+    {"image_key": "{{other}}", "password": "", "secret": None, "token": 17},
+    {"max_tokens": 12, "tokenizer": "bert-base-uncased-v2", "keywords": "dog2000, cat", "key": "image", "token": "<s>"},
+    {"language_code": "en-US-x-2000-abc", "model": "gpt-4o-mini-2024-07-18", "id": "0123456789abcdef0123456789abcdef"},
+    {"prompt": "Basic description of the image in 12 words; the key is the object, the token of trust its colour."},
+    {"prompt": "Token", "style": "Basic description", "kind": "bearer dog"},
+    {"prompt": "See https://example.com/?key=abc for the labels, or mail me@example.com."},
+    {"callback": "https://example.com/v1/labels?design=b&size=3"},
+    {"signature_name": "serving_default", "signature": "serving_default", "auth": "none"},
+]
+
+
+@pytest.mark.parametrize(("body", "where"), SECRETS)
+def test_a_literal_secret_in_a_body_is_refused(tmp_path: Path, body: Any, where: str) -> None:
+    adapter = HttpJson("http://x", body={**body, "image": "{{png_base64}}"}, label="a")
+    assert list(secrets_in(adapter.body)) == [where]
+    with pytest.raises(UsageError, match="NAME") as found:
+        refuse_literal_secrets(None, (), adapter.body)
+    assert f"{where} looks like a secret" in str(found.value)
+    assert not any(text in str(found.value) for text in ("hunter2", "7f3a", ISSUED, JWT, "AKIA", "hf_"))
+
+
+@pytest.mark.parametrize("body", ORDINARY)
+def test_ordinary_bodies_are_none(body: Any) -> None:
+    assert list(secrets_in({**body, "image": "data:image/png;base64,{{png_base64}}"})) == []
+
+
+def test_the_base64_of_images_is_no_secret() -> None:
+    """Bodies may hold reference images: a hundred of random pixels, whose base64 holds most things somewhere."""
+    pixels = np.random.default_rng(0)
+    for _ in range(100):
+        text = base64.b64encode(encode_png(pixels.integers(0, 256, (32, 32, 3)).astype(np.uint8))).decode()
+        bodies = [{"reference": text}, {"examples": [f"data:image/png;base64,{text}"]}, {"prompt": f"Like {text}?"}]
+        assert [where for body in bodies for where in secrets_in(body)] == []
+    inside = f"abc{'AIza' + 'b' * 35}+/{'AKIAIOSFODNN7EXAMPLE'}zz=="
+    assert list(secrets_in({"reference": inside})) == [], "it does not stand alone"
+
+
+def test_a_body_takes_its_secret_from_the_environment(
+    service: Service, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    class Watching(HttpJson):
+        async def ask(self, client: Any, prepared: Any) -> Any:
+            seen.append(expand_json(prepared[0]).decode())
+            return await super().ask(client, prepared)
+
+    file = tmp_path / "api.toml"
+    text = (
+        f'url = "{service.url}/json"\nlabel = "results[0].name"\nversion = "model.version"\n'
+        'body = { image = "{{png_base64}}", api_key = "SECRET" }\n'
+    )
+    line = [
+        *("run", f"{service.url}/json", "--adapter", "http-json", "--service", f"file={file}"),
+        *("--class-names", ",".join(NAMES), "--data", str(data), "--num-classes", "3", "--noise", "gaussian"),
+        *("--sigma", "0.25", "--n0", "2", "--n", "20", "--max", "1", "--quiet", "--no-preflight"),
+        *("--out", str(tmp_path / "run")),
+    ]
+    file.write_text(text.replace("SECRET", SECRET))
+    assert main(line) == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert "body.api_key looks like a secret" in error
+    assert SECRET not in error
+    file.write_text(text.replace("SECRET", "${TEST_KEY}"))
+    assert main(line) == 1
+    assert "the environment variable TEST_KEY is not set" in capsys.readouterr().err
+    assert service.requests == 0
+    monkeypatch.setenv("TEST_KEY", f'{SECRET}"\\n')  # whatever JSON has to escape
+    monkeypatch.setattr("certify.blackbox.table.HttpJson", Watching)
+    assert main(line) == 0, capsys.readouterr().err
+    assert {json.loads(body)["api_key"] for body in seen} == {f'{SECRET}"\\n'}
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert [path for path in files if SECRET.encode() in path.read_bytes()] == []
 
 
 def test_no_file_of_a_run_holds_a_secret(
@@ -464,6 +566,8 @@ def test_rekognition_by_its_wire_format() -> None:
             ("InvalidImageFormatException", 400, RefusedError),
         ):
             stub.add_client_error("detect_custom_labels", code, http_status_code=status)
-            with pytest.raises(kind):
+            with pytest.raises(kind) as found:
                 ask(adapter)
+            # What was turned away is on no bill; an error of the server may be.
+            assert getattr(found.value, "taken", None) in (None, code == "InternalServerError")
         stub.assert_no_pending_responses()

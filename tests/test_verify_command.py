@@ -369,7 +369,9 @@ def test_the_boxes_of_a_file_share_its_seconds(
         out = str(tmp_path / str(budget))
         assert main([*command, "--budget", str(budget), "--out", out, "--json"]) == 0
         assert asked == pytest.approx(shares, abs=0.1)
-        assert json.loads(capsys.readouterr().out)["verdict"] == "unsat"
+        verdict = json.loads(capsys.readouterr().out)["verdict"]
+        # A millisecond may be over before the pass begins.
+        assert verdict == "unsat" or (budget < 1 and verdict == "timeout")
 
 
 def test_a_margin_that_only_the_solver_proves_is_said_to_rest_on_it(

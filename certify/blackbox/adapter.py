@@ -114,7 +114,7 @@ async def send(
     if 200 <= status < 300:
         return response
     if status in (408, 429) or status >= 500:
-        raise NoAnswerError(f"HTTP {status}", after=_retry_after(response))
+        raise NoAnswerError(f"HTTP {status}", after=_retry_after(response), taken=status != 429)
     if status in (401, 403):
         raise ServiceError(
             f"{host(url)} refused the credentials (HTTP {status}); check the environment variable that holds them"

@@ -33,13 +33,18 @@ class NoAnswerError(Exception):
         after: Seconds that the service asked to wait (Retry-After), None where it did not say.
         reached: Whether the question may have reached the service. A refused connection never did, so that it can say
             nothing about the image, and the run may stop instead of counting it.
+        taken: Whether the service may have worked on the question, and bill it. None: wherever it was reached; a service
+            that says "too many requests" has turned the question away.
     """
 
-    def __init__(self, reason: str, *, after: float | None = None, reached: bool = True) -> None:
+    def __init__(
+        self, reason: str, *, after: float | None = None, reached: bool = True, taken: bool | None = None
+    ) -> None:
         super().__init__(reason)
         self.reason = reason
         self.after = after
         self.reached = reached
+        self.taken = reached if taken is None else taken
 
 
 class RefusedError(Exception):

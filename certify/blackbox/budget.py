@@ -12,9 +12,13 @@ class BudgetError(CertifyError):
     """The budget does not suffice for even one input."""
 
 
+class BudgetSpentError(BudgetError):
+    """Nothing more may be sent: calls without an answer have used up what the inputs under way would have needed."""
+
+
 @dataclass(frozen=True)
 class Budget:
-    """Limits on queries and money. A query is one image that was answered.
+    """Limits on queries and money. A query is one image that was sent, unless the service cannot have taken it.
 
     A limit is applied before an input starts, never within one: whether votes are there may not depend on what the votes
     before them said.

@@ -12,6 +12,7 @@ from tenacity.wait import wait_base, wait_random_exponential
 from certify.blackbox.adapter import Adapter
 from certify.blackbox.answers import Answer, NoAnswerError, RefusedError, ServiceError
 from certify.blackbox.connections import Connections
+from certify.blackbox.ledger import Ledger, Purpose
 from certify.blackbox.pace import Pace
 from certify.errors import UsageError
 
@@ -75,6 +76,7 @@ class Caller:
         settings: Concurrency, rate, patience.
         transport: Of httpx, for tests.
         on_retry: Called with the reason of each retry.
+        ledger: Counts what is sent, and may refuse it; None: no limit, nothing kept.
     """
 
     def __init__(
@@ -84,9 +86,11 @@ class Caller:
         *,
         transport: httpx.AsyncBaseTransport | None = None,
         on_retry: Callable[[str], None] | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
         self.adapter = adapter
         self.settings = settings
+        self.ledger = ledger or Ledger()
         self.counts = CallCounts()
         self._pace = Pace(settings.per_second)
         self._on_retry = on_retry
@@ -108,21 +112,32 @@ class Caller:
         with self._connections.one() as client:
             return await self.adapter.check(client)
 
-    async def ask(self, prepared: Any, count: int) -> Sequence[Answer]:
+    async def ask(
+        self,
+        prepared: Any,
+        count: int,
+        *,
+        purpose: Purpose = Purpose.VOTE,
+        keep: Callable[[Sequence[Answer]], None] | None = None,
+    ) -> Sequence[Answer]:
         """Return one answer an image, "invalid" where the service refused or never answered.
 
         Args:
             prepared: What `Adapter.prepare` made of the images.
             count: Number of images.
+            purpose: What they are sent for.
+            keep: Given the answers, keeps them where the death of the process cannot reach them; until then the call counts
+                as one without an answer.
 
         Raises:
             ServiceError: If the service cannot be used, or cannot be reached at all any more.
+            BudgetSpentError: If the ledger does not allow the call, or its repetition.
         """
         answers: Sequence[Answer]
+        call: int | None = None
+        failed: NoAnswerError | None = None
         try:
-            answers = await self._retrying(lambda: self._once(prepared), self.settings.patience)
-        except RefusedError as error:
-            answers = [Answer(None, error.version, error.reason)] * count
+            call, answers = await self._retrying(lambda: self._once(prepared, count, purpose), self.settings.patience)
         except NoAnswerError as error:
             if not error.reached:
                 # The images were never seen, so that this cannot depend on them: stopping drops no vote.
@@ -130,19 +145,38 @@ class Caller:
                     f"{error.reason}; nothing was counted for the questions that could not be asked: "
                     "repeat the same command when the service is back"
                 ) from None
+            failed = error
             answers = [Answer(None, None, f"no answer within {self.settings.patience:g} s: {error.reason}")] * count
         if len(answers) != count:
             answers = [Answer(None, None, f"{len(answers)} answers for {count} images")] * count
+        if keep is not None:
+            keep(answers)
+        if call is not None:
+            self.ledger.settle(call)
+        elif failed is not None:
+            self.ledger.give_up(count, purpose, billed=failed.taken)
         self.counts.answered += count
         return answers
 
-    async def _once(self, prepared: Any) -> Sequence[Answer]:
+    async def _once(self, prepared: Any, count: int, purpose: Purpose) -> tuple[int, Sequence[Answer]]:
+        """Make one call; return its place in the ledger, still open, with its answers."""
         await self._pace.turn()
+        call = self.ledger.send(count, purpose)
         self.counts.attempts += 1
         try:
             with self._connections.one() as client:
-                return await self.adapter.ask(client, prepared)
+                return call, await self.adapter.ask(client, prepared)
+        except RefusedError as error:
+            return call, [Answer(None, error.version, error.reason)] * count
+        except ServiceError:
+            self.ledger.undo(call)
+            raise
         except NoAnswerError as error:
+            # Any other end, by an interrupt for instance, leaves the call open: one that may have been billed.
+            if error.taken:
+                self.ledger.lose(call)
+            else:
+                self.ledger.undo(call)
             if error.after:
                 # A service may ask for a day: nobody waits longer than patience allows.
                 self._pace.pause(min(error.after, self.settings.patience))

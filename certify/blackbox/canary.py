@@ -23,8 +23,8 @@ class Canaries:
         every: Seconds between two checks.
         clock: Source of time, for tests.
         expected: Labels of an earlier check, for a run that is resumed; None: those of the first check.
-        timed: Checks by the clock, beside the first one and those after each look, that the budget has room for; None: any
-            number. With fewer of them more inputs are void where the service changes, but no vote counts unwatched.
+        room: Says whether the budget has room for a check by the clock, beside the first one and those after each look;
+            None: always. With fewer of them more inputs are void where the service changes, but no vote counts unwatched.
 
     Raises:
         UsageError: If there is no image, or `every` is not positive.
@@ -34,7 +34,7 @@ class Canaries:
     every: float | int = 600.0
     clock: Callable[[], float] = time.monotonic
     expected: tuple[str | None, ...] | None = None
-    timed: int | None = None
+    room: Callable[[], bool] | None = None
     _last: float | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -42,18 +42,19 @@ class Canaries:
             raise UsageError(f"canaries need at least one image and a positive interval, got every={self.every}")
 
     @property
-    def due(self) -> bool:
-        """Whether it is time for a check, and the budget has room for it."""
-        return self._last is None or (self._late and (self.timed is None or self.timed > 0))
+    def begun(self) -> bool:
+        """Whether a check was made by this object."""
+        return self._last is not None
 
     @property
-    def _late(self) -> bool:
-        return self._last is not None and self.clock() - self._last >= self.every
+    def due(self) -> bool:
+        """Whether it is time for a check, and the budget has room for it."""
+        if self._last is None:
+            return True
+        return self.clock() - self._last >= self.every and (self.room is None or self.room())
 
     def compare(self, labels: Sequence[str | None]) -> bool:
         """Take in a check; return whether the service still answers as it did at first."""
-        if self.timed is not None and self._late:
-            self.timed -= 1
         self._last = self.clock()
         if self.expected is None:
             self.expected = tuple(labels)

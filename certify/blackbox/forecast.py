@@ -3,6 +3,7 @@
 from typing import Any
 
 from certify.blackbox.images import quantize
+from certify.blackbox.preflight import wanted
 from certify.blackbox.spec import Service
 from certify.blackbox.spending import AUTOMATIC_CANARIES, asks_first, extras_of, inputs_within
 from certify.progress import clock
@@ -16,8 +17,9 @@ def service_forecast(plan: RunPlan) -> dict[str, Any]:
     """Return queries, money, hours, upload and radii of a new run as JSON-ready data.
 
     Queries, cost, hours and upload are those of the votes and of everything else that is asked about: the question before
-    the first vote, and the known images that the service is watched by. Whether the latter are watched without being asked
-    for may depend on the service's first answer; `watching_queries_if_unversioned` is what they would then add at most.
+    the first vote, clean images, and the known images that the service is watched by. Whether the latter are watched
+    without being asked for may depend on the service's first answer; `watching_queries_if_unversioned` is what they would
+    then add at most. Calls that end without an answer and are made again come on top; a budget holds for them too.
     `largest_radius` is that of this run when all votes of an input agree; `largest_radius_for_money` what the whole budget
     would buy if it were spent on a single input.
 
@@ -30,14 +32,16 @@ def service_forecast(plan: RunPlan) -> dict[str, Any]:
     votes = None if most is None else inputs * most
     limit = options.budget.queries
     few = min(AUTOMATIC_CANARIES, len(plan.data))
+    clean, question = wanted(plan), int(asks_first(plan))
+    before = question + clean.images
     canaries = service.canaries
-    may_change = canaries is None and not service.shows_no_version and asks_first(plan)
+    may_change = canaries is None and not (service.shows_no_version or service.shows_version) and question > 0
     if canaries is None:
         automatic = service.shows_no_version and (
-            most is None or inputs_within(extras_of(plan, few), most, limit, inputs) > 0
+            most is None or inputs_within(extras_of(plan, few, before), most, limit, inputs) > 0
         )
         canaries = few if automatic else 0
-    extras = extras_of(plan, min(canaries, len(plan.data)))
+    extras = extras_of(plan, min(canaries, len(plan.data)), before)
     within = inputs if most is None else inputs_within(extras, most, limit, inputs)
     asked = None if most is None else within * most
     others = None if asked is None else extras.queries(within, asked)
@@ -58,11 +62,13 @@ def service_forecast(plan: RunPlan) -> dict[str, Any]:
         "queries_per_input": most,
         "queries": votes,
         "queries_within_budget": asked,
-        "question_queries": extras.questions if within else 0,
+        "question_queries": question if within else 0,
+        "preflight_queries": clean.images if within else 0,
+        "preflight_off": clean.why_not or None,
         "canaries": canaries,
-        "canary_queries": None if others is None else others - (extras.questions if within else 0),
+        "canary_queries": None if others is None else others - (before if within else 0),
         "watching_queries_if_unversioned": (
-            extras_of(plan, few).queries(within, asked) - extras.queries(within, asked)
+            extras_of(plan, few, before).queries(within, asked) - extras.queries(within, asked)
             if may_change and asked is not None
             else 0
         ),
@@ -93,6 +99,8 @@ def forecast_text(found: dict[str, Any]) -> list[str]:
             f"         up to {found['watching_queries_if_unversioned']:,} queries more, within the budget, for known images "
             "that show a change, should the service report no version (--canaries 0: none)"
         )
+    if found["preflight_off"] is not None:
+        lines.append(f"         no clean accuracy beforehand: {found['preflight_off']}")
     if found["hours"] is not None:
         lines.append(f"time     at least {clock(found['hours'] * 3600.0)} at the rate limit")
     if found["cost"] is not None:
@@ -110,6 +118,8 @@ def _beside(found: dict[str, Any]) -> str:
     parts = []
     if found["question_queries"]:
         parts.append(f"{found['question_queries']:,} before the first vote")
+    if found["preflight_queries"]:
+        parts.append(f"{found['preflight_queries']:,} for clean accuracy")
     if found["canary_queries"]:
         parts.append(f"{found['canary_queries']:,} about {found['canaries']} known images")
     return "".join(f", {part}" for part in parts)

@@ -28,7 +28,7 @@ from numpy import ndarray
 from certify.blackbox.adapter import Adapter, read_json, send, to_json, top_score
 from certify.blackbox.answers import Answer, RefusedError
 from certify.blackbox.images import encode_png
-from certify.blackbox.secrets import expand, expand_all, variables
+from certify.blackbox.secrets import expand, expand_all, expand_json, variables
 from certify.errors import UsageError
 
 PLACEHOLDER = "{{png_base64}}"
@@ -43,7 +43,8 @@ class HttpJson(Adapter):
         url: Full address, with http:// or https://; `${NAME}` is taken from the environment.
         method: "POST" or "PUT".
         headers: Header -> value; values may hold `${NAME}`. A header that looks like a secret must.
-        body: JSON body in which the text "{{png_base64}}" stands for the image; exactly one of body, raw, multipart.
+        body: JSON body in which the text "{{png_base64}}" stands for the image, and `${NAME}` in any text for a value from
+            the environment; exactly one of body, raw, multipart.
         raw: Send the PNG itself as the body.
         multipart: Send the PNG as a form's file of this name.
         label: JMESPath to the label (text, number or boolean); exactly one of label and scores.
@@ -157,6 +158,8 @@ class HttpJson(Adapter):
     async def ask(self, client: httpx.AsyncClient, prepared: Any) -> Sequence[Answer]:
         """Ask about one image; see `Adapter.ask`."""
         content, kind = prepared
+        if self.body is not None:
+            content = expand_json(content)  # at the moment of the call, like the headers
         headers = expand_all(dict(self.headers))
         if not any(key.lower() == "content-type" for key in headers):
             headers["Content-Type"] = kind

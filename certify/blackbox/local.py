@@ -68,36 +68,6 @@ def torch_function(classifier: Callable[[torch.Tensor], torch.Tensor]) -> Callab
     return function
 
 
-def onnx_function(path: str, *, threads: int = 1) -> Callable[[Any], list[int | None]]:
-    """Return the function on 8-bit images that an ONNX file makes in ONNX Runtime: k / 255, run, argmax.
-
-    Raises:
-        UsageError: If onnxruntime is absent or the file cannot be read.
-    """
-    from certify.errors import UsageError
-
-    try:
-        import onnxruntime
-    except ImportError:
-        raise UsageError("ONNX Runtime is not installed: pip install 'wulff[onnx]'") from None
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    try:
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its exceptions are a family of their own
-        raise UsageError(f"cannot read the ONNX file {path}: {str(error).splitlines()[0]}") from None
-    [name] = [entry.name for entry in session.get_inputs()][:1]
-
-    def function(images: UInt8[ndarray, "batch height width channel"]) -> list[int | None]:
-        [scores, *_] = session.run(None, {name: dequantize(images).numpy()})
-        if np.issubdtype(scores.dtype, np.integer):
-            return [int(label) for label in scores.reshape(-1)]
-        good = np.isfinite(scores).all(1)
-        return [int(row.argmax()) if fine else None for row, fine in zip(scores, good, strict=True)]
-
-    return function
-
-
 def _answer(label: Any) -> Answer:
     if label is None:
         return Answer(None, None, "no label")

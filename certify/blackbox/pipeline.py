@@ -12,12 +12,14 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 from typing import Any
 
 from certify.blackbox.answers import Answer
+from certify.blackbox.budget import BudgetSpentError
 from certify.blackbox.caller import Caller
+from certify.blackbox.ledger import Purpose
 from certify.blackbox.store import AnswerStore, missing
 from certify.blackbox.stored import StoredAnswer
 from smoothing.estimators.base import Phase
@@ -40,7 +42,7 @@ class Job:
     """One call: some samples of one phase of one input.
 
     Attributes:
-        index: Key of the input.
+        index: Key of the input; a negative one of questions that are no votes.
         phase: Phase.
         samples: Numbers of the samples, one an image.
         content: The images as the adapter sends them; see `Adapter.prepare`.
@@ -78,6 +80,7 @@ class Pipeline:
         However this ends, all answers that were obtained are stored.
 
         Raises:
+            BudgetSpentError: If no more may be sent; what was in flight is answered and handed on before.
             ServiceError: If the service cannot be used any more.
             JournalError: If the store cannot keep an answer.
         """
@@ -129,6 +132,7 @@ class _Flight:
         self._fresh = 0
         self._timer: asyncio.TimerHandle | None = None
         self._signals: queue.SimpleQueue[BaseException | bool] = queue.SimpleQueue()
+        self._spent: BudgetSpentError | None = None
 
     def wait(self) -> tuple[BaseException | None, bool]:
         """Wait for something to store; return (the error that ended all calls or None, whether all calls are made)."""
@@ -146,11 +150,11 @@ class _Flight:
     async def fly(self) -> None:
         """Make all calls; end with a signal."""
         ready: asyncio.Queue[Job | None] = asyncio.Queue(self._places)
-        tasks = [asyncio.create_task(self._fill(ready))]
-        tasks += [asyncio.create_task(self._work(ready)) for _ in range(self._places)]
+        filler = asyncio.create_task(self._fill(ready))
+        tasks = [filler, *(asyncio.create_task(self._work(ready, filler)) for _ in range(self._places))]
         try:
             await asyncio.gather(*tasks)
-            self._signals.put(True)
+            self._signals.put(self._spent or True)
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # handed to the thread that stores, which raises it
@@ -164,14 +168,18 @@ class _Flight:
     async def _fill(self, ready: "asyncio.Queue[Job | None]") -> None:
         # Drawing, rounding and encoding go on ahead of the calls, for many of them at a time; in a thread of their own where
         # they take a while. Small images cost less than changing between threads, and are drawn here.
-        block, seconds = await asyncio.to_thread(self._take)
-        quick = seconds < _QUICK_AT_FIRST
-        while block:
-            for job in block:
-                await ready.put(job)
-            block, seconds = self._take() if quick else await asyncio.to_thread(self._take)
-            quick = quick and seconds < _QUICK
-        await ready.put(None)
+        try:
+            block, seconds = await asyncio.to_thread(self._take)
+            quick = seconds < _QUICK_AT_FIRST
+            while block:
+                for job in block:
+                    await ready.put(job)
+                block, seconds = self._take() if quick else await asyncio.to_thread(self._take)
+                quick = quick and seconds < _QUICK
+            await ready.put(None)
+        except asyncio.CancelledError:
+            if self._spent is None:
+                raise
 
     def _take(self) -> tuple[list[Job], float]:
         """Return jobs, as many as there are calls at a time, and the processor seconds that they took."""
@@ -179,22 +187,36 @@ class _Flight:
             start = time.thread_time()
             return list(islice(self._jobs, self._places)), time.thread_time() - start
 
-    async def _work(self, ready: "asyncio.Queue[Job | None]") -> None:
+    async def _work(self, ready: "asyncio.Queue[Job | None]", filler: "asyncio.Task[None]") -> None:
         while (job := await ready.get()) is not None:
             await self._room.acquire()
             self._calling += 1
             try:
-                answers = await self._caller.ask(job.content, len(job.samples))
+                await self._caller.ask(
+                    job.content,
+                    len(job.samples),
+                    purpose=Purpose.VOTE if job.index >= 0 else Purpose.RESERVED,
+                    keep=partial(self._keep, job),
+                )
+            except BudgetSpentError as error:
+                # The calls of the other workers go on: what was sent is worth its answer.
+                self._spent = error
+                filler.cancel()
+                while not ready.empty():
+                    ready.get_nowait()
+                break
             finally:
                 self._calling -= 1
-            rows = _rows(job, answers)
-            try:
-                # Before it is offered: noted after it was stored, it would stay in the file of what is not.
-                self._store.note(rows)
-            finally:
-                self.answered.append(rows)
             self._offer()
         ready.put_nowait(None)  # for the next of the workers
+
+    def _keep(self, job: Job, answers: Sequence[Answer]) -> None:
+        rows = _rows(job, answers)
+        try:
+            # Before it is offered: noted after it was stored, it would stay in the file of what is not.
+            self._store.note(rows)
+        finally:
+            self.answered.append(rows)
 
     def _offer(self) -> None:
         """Have answers stored if many wait, or nothing else is going on; else in a moment."""
@@ -215,13 +237,13 @@ class _Flight:
 def _rows(job: Job, answers: Sequence[Answer]) -> list[StoredAnswer]:
     index, phase = job.index, job.phase
     return [
-        StoredAnswer(index, phase, sample, _storable(label or ""), version and _storable(version))
+        StoredAnswer(index, phase, sample, storable(label or ""), version and storable(version))
         for sample, (label, version, _) in zip(job.samples, answers, strict=True)
     ]
 
 
 @lru_cache(maxsize=1024)
-def _storable(text: str) -> str:
+def storable(text: str) -> str:
     """Return text that UTF-8 can hold: JSON may carry halves of characters, which no label of a mapping has."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 

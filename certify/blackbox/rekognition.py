@@ -26,6 +26,7 @@ _AGAIN = {
     "RequestTimeout",
     "LimitExceededException",
 }
+_TURNED_AWAY = ("ThrottlingException", "ProvisionedThroughputExceededException", "LimitExceededException")
 _NOT_REACHED = ("EndpointConnectionError", "ConnectTimeoutError", "ProxyConnectionError", "SSLError")
 _LOST = ("HTTPClientError", "ConnectionError", "IncompleteReadError")
 _ADVICE = {
@@ -162,7 +163,7 @@ class Rekognition(Adapter):
             if code in _WRONG or status in (401, 403):
                 raise ServiceError(f"AWS Rekognition refused: {code}; check credentials, region and model") from None
             if code in _AGAIN or status == 429 or status >= 500:
-                raise NoAnswerError(code) from None
+                raise NoAnswerError(code, taken=code not in _TURNED_AWAY and status != 429) from None
             raise RefusedError(code) from None
         except ResponseParserError:
             raise RefusedError("the answer cannot be read") from None

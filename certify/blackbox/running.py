@@ -9,12 +9,16 @@ from typing import Any
 import torch
 
 from certify.blackbox.canary import Canaries
+from certify.blackbox.ledger import FILE_NAME as LEDGER_FILE
+from certify.blackbox.ledger import Ledger, Purpose
+from certify.blackbox.preflight import PREFLIGHT_KEY, ask_before, findings_of, missing_images, refuse_pointless, wanted
 from certify.blackbox.record import Record, RecordedVotes, write_record
 from certify.blackbox.source import ServiceVotes
 from certify.blackbox.spec import Service, canary_images
 from certify.blackbox.spending import (
     AUTOMATIC_CANARIES,
-    Extras,
+    QUESTION_KEY,
+    UNANSWERED_KEY,
     Spending,
     asks_first,
     extras_of,
@@ -27,7 +31,7 @@ from certify.errors import UsageError
 from certify.files import write_atomically
 from certify.journal import Journal
 from certify.run_plan import RunPlan
-from certify.rundir import RUN_FILE, read_config
+from certify.rundir import KIND, RUN_FILE, Row, read_config
 from smoothing.estimators.base import Phase
 
 _CANARY_KEY = -1
@@ -51,6 +55,7 @@ def check_service_plan(plan: RunPlan) -> None:
         return
     if plan.votes_per_input is None:
         raise UsageError("a budget needs an estimator with a cap: give --cap")
+    wanted(plan)  # says so where it was asked for and cannot be had
     reserved = extras_of(plan, service.canaries or 0).queries(1, plan.votes_per_input)
     if service.options.from_record is None and limit < plan.votes_per_input + reserved:
         raise too_small(plan, limit, reserved)
@@ -74,8 +79,8 @@ def open_source(
 ) -> tuple[Any, list[int]]:
     """Return the source of the run's votes, and the inputs that may be started within the budget.
 
-    How the run is watched, and what people should know of it, goes into `run.json` ("canaries" and "warnings" of its
-    settings' "service") and the service's remarks.
+    How the run is watched, and what people should know of it, goes into `run.json` ("canaries", "warnings" and "preflight"
+    of its settings' "service") and the service's remarks.
 
     Args:
         plan: With a service.
@@ -103,10 +108,14 @@ def open_source(
             if not store.find(index):
                 store.add(record.find(index))
         return RecordedVotes(record, service.labels, noise), todo
-    spending = Spending(journal)
+    ledger = Ledger(journal.path.parent / LEDGER_FILE)
+    spending = Spending(journal, store, ledger)
+    stack.callback(spending.close)
+    service.remarks.figures = lambda: f"[sent without an answer {ledger.lost:,}]" if ledger.lost else ""
+    ledger.left = None if options.budget.queries is None else options.budget.queries - journal.count_answers()
     first = tuple(row.label or None for row in store.find(_CANARY_KEY))
     asked = None if service.canaries is None else min(service.canaries, len(plan.data))
-    known = watched(asked, first, begun=journal.count_answers() > spending.kept)
+    known = watched(asked, first, begun=journal.count_answers(votes=True) > 0)
     unchecked: list[int] = []
     if first and known and todo:
         # Which of them a good check has followed, nobody knows any more; those that are finished, one has.
@@ -124,6 +133,7 @@ def open_source(
             progress=on_votes,
             unchecked=unchecked,
             asking=spending.ask,
+            ledger=ledger,
         )
     )
     if options.record is not None:
@@ -135,7 +145,7 @@ def open_source(
 
         stack.callback(keep)
     count, chosen = _begin(plan, journal, todo, source, spending, known, first)
-    _tell(plan, count, spending.versions, begun=known is not None)
+    _tell(plan, count, spending.versions, store, begun=known is not None)
     return source, sorted(chosen)
 
 
@@ -148,7 +158,7 @@ def _begin(
     known: int | None,
     first: tuple[str | None, ...],
 ) -> tuple[int, list[int]]:
-    """Choose the inputs that the budget suffices for, ask the first question, and begin to watch the service.
+    """Choose the inputs that the budget suffices for, ask what is asked before votes, and begin to watch the service.
 
     Args:
         plan: With a service.
@@ -161,21 +171,35 @@ def _begin(
 
     Returns:
         The number of canaries, and the inputs.
+
+    Raises:
+        ServiceError: If the service cannot be used.
+        PreflightError: If its answers about clean images have nothing to do with their labels.
+        BudgetError: If the budget does not suffice for one input, or is used up by calls without an answer.
     """
     service: Service = plan.service
     limit, count, questions = service.options.budget.queries, known or 0, int(asks_first(plan))
+    ledger = spending.ledger
     lacking = _lacking(plan, journal, todo)
 
-    def choose(canaries: int, before: int) -> tuple[Extras, list[int], int]:
-        """Return what is asked beside the votes, the inputs, and their votes; keep the rest for the former."""
+    def choose(canaries: int, before: int) -> tuple[list[int], int]:
+        """Return the inputs, and their votes; reserve what is asked beside them for certain."""
         extras = extras_of(plan, canaries, before)
-        left = None if limit is None else limit - journal.count_answers()
-        inputs = startable(extras, lacking, left)
-        votes = sum(cost for index, cost in lacking if index in set(inputs))
-        spending.left = None if left is None else left - votes
-        return extras, inputs, votes
+        inputs = startable(extras, lacking, ledger.left)
+        begun = set(inputs)
+        votes = sum(cost for index, cost in lacking if index in begun)
+        ledger.reserved, ledger.due = replace(extras, votes_per_check=None).queries(len(inputs), votes), votes
+        return inputs, votes
 
-    _, chosen, votes = choose(count, questions)
+    begun = journal.count_answers(votes=True) > 0
+    answered = list(source.store.find(PREFLIGHT_KEY))
+    clean = missing_images(plan, answered, begun=begun) if todo else ()
+    if todo and not clean:
+        refuse_pointless(plan, findings_of(plan, answered), begun=begun)  # known before anything is asked again
+    chosen, votes = choose(count, questions + len(clean))
+    if clean and not chosen:
+        clean = ()  # of what earlier starts have left, votes come first
+        chosen, votes = choose(count, questions)
     if not count and not votes:
         # All that is asked for was answered before: nothing has to be asked to count it.
         return 0, [index for index, cost in lacking if not cost]
@@ -185,15 +209,20 @@ def _begin(
         return count, []
     with torch.inference_mode():
         source.check(plan.data.inputs(chosen[:1])[0] if questions else None)
+        ask_before(plan, source, clean, begun=begun)
+    spending.versions |= {row.version for row in source.store.find(PREFLIGHT_KEY)}
     if known is None and _says_no_version(service, spending.versions):
-        wanted = min(AUTOMATIC_CANARIES, len(plan.data))
-        count = wanted if choose(wanted, 0)[1] else 0
-    extras, chosen, votes = choose(count, 0)
+        few = min(AUTOMATIC_CANARIES, len(plan.data))
+        count = few if choose(few, 0)[0] else 0
+    chosen, _ = choose(count, 0)
     if count:
         images = canary_images(count, plan.data.inputs, len(plan.data))
-        certain = replace(extras, votes_per_check=None).queries(len(chosen), votes)
-        timed = None if spending.left is None else max(spending.left - certain, 0) // count
-        source.canaries = Canaries(images, every=service.options.canary_seconds, expected=first or None, timed=timed)
+        source.canaries = Canaries(
+            images,
+            every=service.options.canary_seconds,
+            expected=first or None,
+            room=lambda: ledger.allows(count, Purpose.SPARE),
+        )
         if not first:
             source.check_canaries()
             # Numbered from below zero up: that they were asked about is on the account already.
@@ -220,8 +249,11 @@ def _says_no_version(service: Service, versions: set[str | None]) -> bool:
     return versions == {None} or (not versions and service.shows_no_version)
 
 
-def _tell(plan: RunPlan, count: int, versions: set[str | None], *, begun: bool) -> None:
-    """Say, to people and in `run.json`, by how many known images the run is watched, and what is not watched."""
+def _tell(plan: RunPlan, count: int, versions: set[str | None], store: JournalStore, *, begun: bool) -> None:
+    """Say, to people and in `run.json`, by how many known images the run is watched, and what is not watched.
+
+    `run.json` also gets what clean images have shown before the votes.
+    """
     service: Service = plan.service
     if not count and not service.options.is_random and not versions - {None}:
         says = (
@@ -238,8 +270,43 @@ def _tell(plan: RunPlan, count: int, versions: set[str | None], *, begun: bool) 
         service.remarks.add(f"the service {says}, and {why}; that it stays the same is assumed, not checked")
     config = read_config(plan.out)
     there = config["settings"].get("service") or {}
-    config["settings"]["service"] = {**there, "canaries": count, "warnings": list(service.remarks.texts)}
+    found = findings_of(plan, store.find(PREFLIGHT_KEY))
+    config["settings"]["service"] = {
+        **there,
+        "canaries": count,
+        "warnings": list(service.remarks.texts),
+        "preflight": None if found is None else found.to_dict(),
+    }
     write_atomically(plan.out / RUN_FILE, json.dumps(config, indent=2, allow_nan=False) + "\n")
+
+
+def finished_rows(plan: RunPlan) -> list[Row]:
+    """Return the certificates that the run folder holds: what is left of a run that ended before its inputs did."""
+    with Journal(plan.out, kind=KIND) as journal:
+        return [Row.from_entry(entry) for entry in journal.entries()]
+
+
+def account_of(plan: RunPlan) -> dict[str, int]:
+    """Return, of the run folder and all its starts, how many images were sent to the service and what became of them.
+
+    "sent" is what the service may have billed: "answered" (of these: "votes", "preflight", and "questions", which are the
+    one before the first vote and known images) and "unanswered".
+
+    Args:
+        plan: With a service, at least once executed.
+    """
+    with Journal(plan.out, kind=KIND) as journal:
+        votes = journal.count_answers(votes=True)
+        questions, clean, lost = (len(journal.answers(key)) for key in (QUESTION_KEY, PREFLIGHT_KEY, UNANSWERED_KEY))
+    answered = votes + questions + clean
+    return {
+        "sent": answered + lost,
+        "answered": answered,
+        "unanswered": lost,
+        "votes": votes,
+        "questions": questions,
+        "preflight": clean,
+    }
 
 
 def budget_remark(plan: RunPlan, finished: int) -> str | None:

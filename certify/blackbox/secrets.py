@@ -1,14 +1,17 @@
 """Secrets: read from the environment at the moment of a call, and struck out of everything that people see."""
 
+import json
 import os
 import re
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from certify.blackbox.answers import ServiceError
 from certify.errors import UsageError
-from certify.redaction import has_userinfo, is_secret, parameters
+from certify.redaction import has_userinfo, is_secret, parameters, secrets_in
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_WRITTEN = re.compile(_VARIABLE.pattern.encode())
 
 
 def variables(text: str) -> list[str]:
@@ -32,13 +35,20 @@ def expand(text: str) -> str:
     return _VARIABLE.sub(value, text)
 
 
+def expand_json(content: bytes) -> bytes:
+    """Put the environment's values into JSON that was written with `${NAME}` in its texts; see `expand`."""
+    if b"${" not in content:
+        return content
+    return _WRITTEN.sub(lambda match: json.dumps(expand(match.group(0).decode()))[1:-1].encode(), content)
+
+
 def expand_all(headers: Mapping[str, str]) -> dict[str, str]:
     """Return the headers with their templates filled in; see `expand`."""
     return {key: expand(value) for key, value in headers.items()}
 
 
-def refuse_literal_secrets(address: str | None, headers: Iterable[tuple[str, str]] = ()) -> None:
-    """Check that an address and headers hold no secret themselves: both are kept with the run, and shown.
+def refuse_literal_secrets(address: str | None, headers: Iterable[tuple[str, str]] = (), body: Any = None) -> None:
+    """Check that an address, headers and the template of a body hold no secret themselves: they are kept with the run.
 
     Raises:
         UsageError: If one does; the message names it, never its value.
@@ -55,6 +65,8 @@ def refuse_literal_secrets(address: str | None, headers: Iterable[tuple[str, str
     for name, value in headers:
         if is_secret(name, value):
             raise UsageError(_advice(f"the header {name}"))
+    for where in secrets_in(body):
+        raise UsageError(_advice(where))
 
 
 def _advice(what: str) -> str:

@@ -28,16 +28,24 @@ from torch import Tensor
 
 from certify.blackbox.adapter import Adapter
 from certify.blackbox.answers import Answer, ServiceError
+from certify.blackbox.budget import BudgetError, BudgetSpentError
 from certify.blackbox.caller import Caller, CallSettings
 from certify.blackbox.canary import Canaries
 from certify.blackbox.images import quantize
 from certify.blackbox.labels import LabelMap
+from certify.blackbox.ledger import Ledger, Purpose
 from certify.blackbox.pipeline import Job, Pipeline
 from certify.blackbox.store import AnswerStore, StoredAnswer
 from certify.journal import NOT_ASKED
 from smoothing.estimators.base import Phase
 from smoothing.noise_source import NoiseSource
 from smoothing.votes import VoteRequest
+
+Keep = Callable[[Sequence[Answer]], None]
+"""Keeps answers where the death of the process cannot reach them; called by the event loop."""
+
+Asking = Callable[[Callable[[Keep | None], Sequence[Answer]], int, Purpose], Sequence[Answer]]
+"""Asks a question that is no vote: (what asks it and has its answers kept, number of images, purpose) -> its answers."""
 
 VOID = "void"
 """Version of the row that voids an input; the label of that row is the reason."""
@@ -78,8 +86,9 @@ class ServiceVotes:
         on_retry: Called with the reason of each retry.
         transport: Of httpx, for tests.
         unchecked: With canaries: inputs with stored answers that no good check has followed yet, of an interrupted run.
-        asking: Given every question that is no vote (the one of `check`, the canaries) as a function that asks it, with its
-            number of images; returns the answers. Counts such questions, or refuses them.
+        asking: Given every question that is no vote (the one of `check`, the canaries) as a function that asks it; returns
+            the answers. Counts such questions, or refuses them; None: asks them.
+        ledger: Counts what is sent, and may refuse it; None: no limit, nothing kept.
 
     Use it as a context manager, or call `close`: it holds connections and a thread.
     """
@@ -99,7 +108,8 @@ class ServiceVotes:
         on_retry: Callable[[str], None] | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
         unchecked: Iterable[int] = (),
-        asking: Callable[[Callable[[], Sequence[Answer]], int], Sequence[Answer]] | None = None,
+        asking: Asking | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
         self.adapter = adapter
         self.noise = noise
@@ -116,11 +126,11 @@ class ServiceVotes:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="service-calls", daemon=True)
         self._thread.start()
-        self._caller: Caller = self._wait(self._make(adapter, on_retry, transport))
+        self._caller: Caller = self._wait(self._make(adapter, on_retry, transport, ledger))
         self._pipeline = Pipeline(self._caller, store, self._loop)
 
-    async def _make(self, adapter: Adapter, on_retry: Any, transport: Any) -> Caller:
-        return Caller(adapter, self.settings, transport=transport, on_retry=on_retry)
+    async def _make(self, adapter: Adapter, on_retry: Any, transport: Any, ledger: Ledger | None) -> Caller:
+        return Caller(adapter, self.settings, transport=transport, on_retry=on_retry, ledger=ledger)
 
     @property
     def counts(self) -> Any:
@@ -151,6 +161,29 @@ class ServiceVotes:
                 )
         return remark
 
+    def ask_clean(self, key: int, indices: Sequence[int]) -> None:
+        """Ask about inputs without noise, encoded as votes are; the answers are stored, and never become votes.
+
+        Args:
+            key: Negative key to store them under; the sample is the number of the input.
+            indices: Inputs without such an answer.
+
+        Raises:
+            ServiceError: If the service cannot be used any more; everything that was answered is stored.
+            BudgetSpentError: If no more may be sent.
+        """
+        size = self.adapter.images_per_call
+
+        def jobs() -> Iterator[Job]:
+            for at in range(0, len(indices), size):
+                part = tuple(indices[at : at + size])
+                images = self._encode(torch.stack([self._inputs(index) for index in part]))
+                yield Job(key, Phase.ATTACK, part, self.adapter.prepare(images))
+
+        with closing(self._pipeline.run(jobs())) as calls:
+            for _ in calls:
+                pass
+
     def check_canaries(self) -> None:
         """Ask for the labels of the canaries; the first time they become what is expected.
 
@@ -166,12 +199,13 @@ class ServiceVotes:
 
         Raises:
             ServiceError: If the service cannot be used any more; everything that was answered is stored.
+            BudgetSpentError: If no more may be sent; requests that are complete are yielded before.
         """
         pending, jobs = self._plan(list(requests))
         # What an interrupted call has stored was asked before the next check, and is as good as that check says.
         self._unchecked |= {entry.request.index for entry in pending if entry.labels}
         if self.canaries is not None and self.canaries.due:
-            self._watch()
+            self._watch(purpose=Purpose.SPARE if self.canaries.begun else Purpose.RESERVED)
         held = [entry for entry in pending if entry.complete]
         by_key: dict[tuple[int, Phase], list[_Pending]] = {}
         for entry in pending:
@@ -179,21 +213,27 @@ class ServiceVotes:
         if self.canaries is None:
             yield from self._release(held)
             held = []
+        spent: BudgetSpentError | None = None
         # Closed by name: an error's traceback would keep them going.
         with closing(self._pipeline.run(jobs)) as calls:
-            for answered in calls:
-                for rows in answered:
-                    key, phase = rows[0].key, rows[0].phase
-                    self._unchecked.add(key)
-                    held += [entry for entry in by_key[key, phase] if entry.take(rows) and entry.complete]
-                if self.progress is not None:
-                    self.progress(sum(map(len, answered)))
-                if self.canaries is None or self.canaries.due:
-                    self._watch(calls)
-                    yield from self._release(held)
-                    held = []
+            try:
+                for answered in calls:
+                    for rows in answered:
+                        key, phase = rows[0].key, rows[0].phase
+                        self._unchecked.add(key)
+                        held += [entry for entry in by_key[key, phase] if entry.take(rows) and entry.complete]
+                    if self.progress is not None:
+                        self.progress(sum(map(len, answered)))
+                    if self.canaries is None or (self.canaries.due and self._watch(calls, Purpose.SPARE)):
+                        yield from self._release(held)
+                        held = []
+            except BudgetSpentError as error:
+                # How far the budget goes depends on calls without an answer, never on what a vote says.
+                spent = error
         self._watch()
         yield from self._release(held)
+        if spent is not None:
+            raise spent
 
     def _plan(self, requests: list[VoteRequest]) -> tuple[list[_Pending], Iterator[Job]]:
         stored: dict[int, dict[Phase, dict[int, str]]] = {}
@@ -253,28 +293,39 @@ class ServiceVotes:
         with torch.inference_mode():
             return quantize(self.before(x))
 
-    def _watch(self, calls: Generator[Any, None, None] | None = None) -> None:
+    def _watch(self, calls: Generator[Any, None, None] | None = None, purpose: Purpose = Purpose.RESERVED) -> bool:
         """Check the canaries; void what was asked since the last good check if they have changed.
 
         Args:
             calls: The calls in flight, which a bad check ends.
+            purpose: Whether this check was foreseen, or is made because there is time and budget for one more.
+
+        Returns:
+            Whether the service was found unchanged, or is not watched; not where the budget did not suffice for one more.
 
         Raises:
             ServiceError: If they have changed.
         """
         if self.canaries is None:
-            return
+            return True
         labels = []
-        for image in self.canaries.images:
-            [answer] = self._ask(image[None])
-            labels.append(answer.label)
+        try:
+            for image in self.canaries.images:
+                [answer] = self._ask(image[None], purpose)
+                labels.append(answer.label)
+        except BudgetError:
+            if purpose is not Purpose.SPARE:
+                raise
+            return (
+                False  # calls without an answer have used up what was to spare: the next check that was foreseen counts
+            )
         if self.canaries.compare(labels):
             self._unchecked.clear()
             self._pipeline.unseen.clear()
-            return
+            return True
         if calls is not None:
             calls.close()  # stores what was answered during the check, which is void as well
-        asked = sorted(self._unchecked | {row.key for row in self._pipeline.unseen})
+        asked = sorted(self._unchecked | {row.key for row in self._pipeline.unseen if row.key >= 0})
         self._unchecked.clear()
         self._void(asked, "the canaries changed")
         raise ServiceError(
@@ -300,12 +351,16 @@ class ServiceVotes:
             counts[self.labels.outcome_of(label or None)] += number
         return counts
 
-    def _ask(self, images: UInt8[ndarray, "batch height width channel"]) -> Sequence[Answer]:
-        def ask() -> Sequence[Answer]:
-            answers: Sequence[Answer] = self._wait(self._caller.ask(self.adapter.prepare(images), len(images)))
+    def _ask(
+        self, images: UInt8[ndarray, "batch height width channel"], purpose: Purpose = Purpose.RESERVED
+    ) -> Sequence[Answer]:
+        def ask(keep: Keep | None = None) -> Sequence[Answer]:
+            answers: Sequence[Answer] = self._wait(
+                self._caller.ask(self.adapter.prepare(images), len(images), purpose=purpose, keep=keep)
+            )
             return answers
 
-        return ask() if self._asking is None else self._asking(ask, len(images))
+        return ask() if self._asking is None else self._asking(ask, len(images), purpose)
 
     def _wait(self, coroutine: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
@@ -314,6 +369,7 @@ class ServiceVotes:
         """Close connections and end the thread."""
         if self._loop.is_closed():
             return
+        self._wait(_cancelled())
         self._wait(self._caller.close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -326,6 +382,14 @@ class ServiceVotes:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+async def _cancelled() -> None:
+    """End what is still going on, such as a question whose asker was interrupted."""
+    others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 def is_void(versions: Iterable[str | None]) -> bool:

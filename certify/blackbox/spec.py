@@ -29,7 +29,8 @@ class ServiceOptions:
     Attributes:
         adapter: A key of `ADAPTERS`.
         options: Its options, each "key=value".
-        label_map: CSV file `label,class`; None: labels are class names, or class numbers for the oip adapter.
+        label_map: CSV file `label,class`; None: labels are class names, or class numbers for the oip and onnxruntime
+            adapters.
         class_names: Names of the classes in order; None: the data set's.
         calls: Concurrency, rate, patience.
         budget: Limits and price.
@@ -37,6 +38,8 @@ class ServiceOptions:
             shows no version and the budget has room for them.
         canary_seconds: Seconds between two checks.
         is_random: The service is random by design: canaries mean nothing and are off.
+        preflight: Ask about clean images before the votes; None: where that costs nothing, or the budget covers it beside
+            the whole run; see `certify.blackbox.preflight.wanted`.
         record: File that all answers are written to at the end; None for none.
         from_record: Log to certify from, instead of asking; None to ask.
     """
@@ -50,6 +53,7 @@ class ServiceOptions:
     canaries: int | None = None
     canary_seconds: float | int = 600.0
     is_random: bool = False
+    preflight: bool | None = None
     record: Path | None = None
     from_record: Path | None = None
 
@@ -60,11 +64,24 @@ class Remarks:
     Attributes:
         texts: The remarks so far, each once.
         listener: Told each of them when it comes up; None for nobody.
+        figures: What `progress` asks.
+        teller: Told what is good to know and nothing to worry about; it is not kept. None for nobody.
     """
 
     def __init__(self) -> None:
         self.texts: list[str] = []
         self.listener: Callable[[str], None] | None = None
+        self.teller: Callable[[str], None] | None = None
+        self.figures: Callable[[], str] = str
+
+    def progress(self) -> str:
+        """Return what a line of progress says beside its own figures; "" for nothing."""
+        return self.figures()
+
+    def tell(self, text: str) -> None:
+        """Say something that is no remark."""
+        if self.teller is not None:
+            self.teller(text)
 
     def add(self, text: str) -> None:
         """Add a remark."""
@@ -108,6 +125,11 @@ class Service:
             name == "http-json" and getattr(self.adapter, "version", None) is None
         )
 
+    @property
+    def shows_version(self) -> bool:
+        """Whether it is known beforehand that every answer comes with a version: the digest of a file in this process."""
+        return self.adapter.name == "onnxruntime"
+
     def describe(self) -> dict[str, Any]:
         """Return what can change a label: part of a run's identity, without secrets."""
         return {
@@ -126,6 +148,7 @@ class Service:
 
     def as_model(self, spec: str) -> LoadedModel:
         """Return the stand-in for a classifier that a run plan holds; it cannot be called on this machine."""
+        what = f"the service {host(spec)}" if is_service(spec) else f"the file {spec}"
         return LoadedModel(
             spec=spec,
             classifier=_cannot_be_called,
@@ -136,7 +159,7 @@ class Service:
             class_names=None,
             data=None,
             digest=text_digest("service", json.dumps(self.describe(), sort_keys=True)),
-            description=f"the service {host(spec)} by the {self.adapter.name} adapter",
+            description=f"{what} by the {self.adapter.name} adapter",
         )
 
 
@@ -195,7 +218,7 @@ def canary_images(count: int, read: Callable[[Sequence[int]], Any], size: int) -
 
 def _answers_with_numbers(adapter: Adapter) -> bool:
     """Whether labels are class numbers: an adapter that reads scores says so."""
-    return adapter.name == "oip" or getattr(adapter, "scores", None) is not None
+    return adapter.name in ("oip", "onnxruntime") or getattr(adapter, "scores", None) is not None
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -4,8 +4,13 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from certify.blackbox.answers import Answer, ServiceError
+from certify.blackbox.answers import Answer
 from certify.blackbox.budget import BudgetError
+from certify.blackbox.ledger import Ledger, Purpose
+from certify.blackbox.pipeline import storable
+from certify.blackbox.source import Keep
+from certify.blackbox.store import AnswerStore
+from certify.blackbox.stored import StoredAnswer
 from certify.errors import UsageError
 from certify.journal import Journal
 from certify.run_plan import RunPlan
@@ -18,8 +23,11 @@ from smoothing.statistics.schedule import capped_looks
 AUTOMATIC_CANARIES = 5
 """Known images that are watched where nobody has said how many, and the service shows no version."""
 
-_KEY = -2
+QUESTION_KEY = -2
 """Key under which these questions are kept; those of inputs are not negative."""
+
+UNANSWERED_KEY = -3
+"""Key under which images are kept that were sent without an answer, and may have been billed."""
 
 
 @dataclass(frozen=True)
@@ -132,54 +140,64 @@ def too_small(plan: RunPlan, limit: int, reserved: int) -> BudgetError:
 class Spending:
     """Asks questions that are no votes, within what is left for them, and keeps in the journal that they were asked.
 
+    Also takes into the journal what the ledger of a killed process has left: images that were sent without an answer.
+
     Args:
         journal: Opened for writing.
+        store: The answers in that journal.
+        ledger: Counts what is sent.
 
     Attributes:
-        left: Images that may still be asked about; None: no limit.
-        kept: How many such images the journal knows of.
         versions: What the service has said of its version in answer to such questions, of earlier starts too; None among
             them stands for an answer without one.
     """
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, store: AnswerStore, ledger: Ledger) -> None:
         self._journal = journal
-        there = journal.answers(_KEY)
-        self.kept = len(there)
+        self._store = store
+        self.ledger = ledger
+        there = journal.answers(QUESTION_KEY)
+        self._next = max((sample for _, sample, _, _ in there), default=-1) + 1
         self.versions = {version for _, _, _, version in there}
-        self.left: int | None = None
+        self._take_in(ledger.read())
 
-    def ask(self, ask: Callable[[], Sequence[Answer]], images: int) -> Sequence[Answer]:
+    def ask(self, ask: Callable[[Keep | None], Sequence[Answer]], images: int, purpose: Purpose) -> Sequence[Answer]:
         """Ask; see `ServiceVotes`.
 
         Raises:
             BudgetError: If the budget has nothing left for this.
         """
-        if self.left is not None and images > self.left:
+        if not self.ledger.allows(images, purpose):
             raise BudgetError(
                 "the budget is used up: nothing is left of it for the known images that the service is watched by; raise "
                 "--max-queries or --max-cost and repeat the command, which goes on with the answers that are there"
             )
-        try:
-            answers = ask()
-        except ServiceError:
-            raise  # no answer: nothing is billed
-        except BaseException:
-            # Interrupted: the question may have arrived, and what may have been billed counts.
-            self._keep([None] * images)
-            raise
-        self._keep([answer.version for answer in answers])
+        first, self._next = self._next, self._next + images
+        rows: list[StoredAnswer] = []
+
+        def keep(answers: Sequence[Answer]) -> None:
+            rows.extend(
+                StoredAnswer(QUESTION_KEY, Phase.ATTACK, sample, "", version and storable(version))
+                for sample, (_, version, _) in enumerate(answers, first)
+            )
+            self._store.note(rows)
+
+        answers = ask(keep)
+        self._store.add(rows)
         self.versions |= {answer.version for answer in answers}
         return answers
 
-    def _keep(self, versions: Sequence[str | None]) -> None:
-        if self.left is not None:
-            self.left -= len(versions)
-        self._journal.record_answers(
-            (_KEY, Phase.ATTACK, sample, "", version and version.encode("utf-8", "replace").decode())
-            for sample, version in enumerate(versions, self.kept)
-        )
-        self.kept += len(versions)
+    def close(self) -> None:
+        """Take what has no answer into the journal; when nothing is asked any more."""
+        self._take_in(self.ledger.unanswered)
+
+    def _take_in(self, images: int) -> None:
+        if images:
+            first = max((sample for _, sample, _, _ in self._journal.answers(UNANSWERED_KEY)), default=-1) + 1
+            self._journal.record_answers(
+                (UNANSWERED_KEY, Phase.ATTACK, sample, "", None) for sample in range(first, first + images)
+            )
+        self.ledger.clear()  # only now: killed in between, images count twice, never not at all
 
 
 def watched(asked: int | None, first: Sequence[object], begun: bool) -> int | None:

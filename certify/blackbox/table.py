@@ -9,6 +9,7 @@ from certify.blackbox.adapter import Adapter
 from certify.blackbox.hf_endpoint import HuggingFaceEndpoint
 from certify.blackbox.http_json import HttpJson
 from certify.blackbox.oip import OpenInference
+from certify.blackbox.onnx_runtime import OnnxRuntime
 from certify.blackbox.openai_chat import OpenAIChat
 from certify.blackbox.rekognition import Rekognition
 from certify.blackbox.secrets import refuse_literal_secrets
@@ -58,7 +59,10 @@ def _convert(kind: type[Adapter], options: Mapping[str, str]) -> dict[str, Any]:
     missing = [
         field.name
         for field in fields(kind)
-        if field.init and field.default is MISSING and field.name not in found and field.name not in ("url", "labels")
+        if field.init
+        and field.default is MISSING
+        and field.name not in found
+        and field.name not in ("url", "labels", "file")
     ]
     if missing:
         raise UsageError(f"the {kind.name} adapter needs " + " ".join(f"--service {key}=..." for key in missing))
@@ -93,6 +97,10 @@ def _rekognition(url: str, options: Mapping[str, str], names: Sequence[str] | No
     return Rekognition(endpoint_url=url or None, **_convert(Rekognition, options))
 
 
+def _onnxruntime(url: str, options: Mapping[str, str], names: Sequence[str] | None) -> Adapter:
+    return OnnxRuntime(file=url, **_convert(OnnxRuntime, options))
+
+
 ADAPTERS: dict[str, Row] = {
     "oip": Row(_oip, "Open Inference Protocol v2 (Triton, MLServer, KServe)", _from_fields(OpenInference)),
     "http-json": Row(_http_json, "any JSON service, described by a TOML file", ("file",)),
@@ -101,6 +109,9 @@ ADAPTERS: dict[str, Row] = {
     ),
     "hf-endpoint": Row(_hf, "a Hugging Face inference endpoint", _from_fields(HuggingFaceEndpoint)),
     "rekognition": Row(_rekognition, "AWS Rekognition", _from_fields(Rekognition, ("endpoint_url",))),
+    "onnxruntime": Row(
+        _onnxruntime, "an ONNX file in this process, behind the 8-bit step", _from_fields(OnnxRuntime, ("file",))
+    ),
 }
 
 
@@ -118,13 +129,13 @@ def build_adapter(
 
     Args:
         name: A key of `ADAPTERS`.
-        url: Address of the service.
+        url: Address of the service; the path of the file for one that runs in this process.
         options: Further options, by the names of the adapter's fields.
         class_names: Names of the classes, where the adapter must tell them to the service.
 
     Raises:
         UsageError: If there is no such adapter or option, a value is not allowed (the message lists what is), or a secret
-            stands in the address or a header itself.
+            stands in the address, a header or the body itself.
     """
     from certify.models.base import did_you_mean
 
@@ -145,5 +156,5 @@ def build_adapter(
     # From a file, or from an option that is an address: whatever is kept of the adapter.
     for field in ("url", "endpoint_url"):
         refuse_literal_secrets(getattr(adapter, field, None))
-    refuse_literal_secrets(None, getattr(adapter, "headers", ()))
+    refuse_literal_secrets(None, getattr(adapter, "headers", ()), getattr(adapter, "body", None))
     return adapter

@@ -104,7 +104,7 @@ def compare(
     from certify.allocator import tune_allocator
     from certify.comparison.pictures import draw_curves, draw_scatter
     from certify.comparison.report import summarize, write_comparison
-    from certify.comparison.rules import align, require_runs
+    from certify.comparison.rules import align, require_networks, require_runs
     from certify.comparison.sides import read_side
     from certify.comparison.smoothed_attack import NAME, SmoothedAttack
     from certify.rundir import RUN_FILE
@@ -121,6 +121,7 @@ def compare(
         runs = _make_runs(arguments)
     sides = align([read_side(run) for run in runs], chosen)
     if attack:
+        require_networks(sides)
         attacker = SmoothedAttack(attack_steps, m, alpha=alpha, seed=seed, device=device, trust_pickle=trust_pickle)
         limit = 3 * max((p.radius for side in sides for p in side.points.values()), default=0.0)
         limit = max([limit, *(p.attack_radius or 0.0 for side in sides for p in side.points.values())])

@@ -44,6 +44,22 @@ def train(
     denoiser: Annotated[
         str, typer.Option("--denoiser", help="dncnn, dncnn-wide, dncnn-small, memnet or unet.")
     ] = "dncnn-small",
+    depth: Annotated[
+        int | None,
+        typer.Option(
+            "--depth",
+            help="dncnn...: convolutions (default: 17, the paper's; dncnn-small 6).",
+            show_default=False,
+        ),
+    ] = None,
+    width: Annotated[
+        int | None,
+        typer.Option(
+            "--width",
+            help="Channels inside (default: the paper's 64, dncnn-wide 128; dncnn-small and unet 32).",
+            show_default=False,
+        ),
+    ] = None,
     objective: Annotated[
         str,
         typer.Option(
@@ -92,6 +108,8 @@ def train(
 
     certify denoise train --data mnist --sigma 0.5 --denoiser unet --out denoisers/mse
 
+    certify denoise train --data cifar10 --sigma 0.25 --denoiser dncnn --depth 10 --width 48 --out denoisers/mine
+
     certify denoise train --data mnist --sigma 0.5 --denoiser unet --objective stability --classifier models/plain
     --start denoisers/mse --out denoisers/stability
     """
@@ -111,6 +129,7 @@ def train(
             out=out,
             classifiers=tuple(classifier or ()),
             denoiser=denoiser,
+            sizes=(("depth", depth), ("width", width)),
             objective=objective,
             mse_weight=mse_weight,
             start=start,
@@ -137,13 +156,21 @@ def train(
     notes = err_console()
     if not quiet:
         notes.print(
-            f"denoiser {denoiser}, objective {objective}, {len(plan.data.labels):,} images of {data}, {law_text(plan.law)}, "
-            f"{len(plan.digests)} frozen classifiers"
+            f"denoiser {plan.architecture}, objective {objective}, {len(plan.data.labels):,} images of {data}, "
+            f"{law_text(plan.law)}, {len(plan.digests)} frozen classifiers"
         )
     with watch_training(quiet=quiet) as observer:
         path = train_denoiser(plan, on_event=observer.on_event, on_epoch=observer.on_epoch)
     if as_json:
-        print_json({"out": str(path), "sigma": plan.sigma, "objective": plan.objective.describe()})
+        print_json(
+            {
+                "out": str(path),
+                "denoiser": denoiser,
+                "sizes": plan.sizes,
+                "sigma": plan.sigma,
+                "objective": plan.objective.describe(),
+            }
+        )
         return
     console().print(f"Denoiser in {path}; next: certify run MODEL --denoiser {out} --data {data} --out DIR")
 
@@ -175,13 +202,17 @@ def show(
     """
     from dataclasses import asdict
 
+    from certify.denoising.checkpoint import describe_denoiser
     from certify.denoising.show import show_denoiser
 
     shown = show_denoiser(denoiser, data, out, data_root=data_root, sigma=sigma, count=count, seed=seed)
     if as_json:
-        print_json({"out": str(out), "images": [asdict(entry) for entry in shown]})
+        print_json(
+            {"out": str(out), "denoiser": describe_denoiser(denoiser), "images": [asdict(entry) for entry in shown]}
+        )
         return
     result = console()
+    result.print(f"denoiser {describe_denoiser(denoiser)}")
     for entry in shown:
         result.print(
             f"input {entry.index:>6}   noisy {entry.psnr_noisy:5.1f} dB, SSIM {entry.ssim_noisy:.2f}   "

@@ -295,7 +295,8 @@ AdapterOption = Annotated[
     str | None,
     typer.Option(
         "--adapter",
-        help="MODEL is an address: how it is asked. oip (default), http-json, openai-chat, hf-endpoint or rekognition.",
+        help="MODEL is an address: how it is asked. oip (default), http-json, openai-chat, hf-endpoint or rekognition; or "
+        "the path of an ONNX file: onnxruntime, in this process.",
         show_default=False,
     ),
 ]
@@ -339,7 +340,7 @@ TimeoutOption = Annotated[
     typer.Option(
         "--timeout",
         help="Service: seconds to wait for the answer to a call (default 60). A call that takes longer has given no answer "
-        "and is made again, and the service may bill both.",
+        "and is made again; the service may bill both, and both count against a budget.",
         show_default=False,
     ),
 ]
@@ -347,7 +348,8 @@ MaxQueriesOption = Annotated[
     int | None,
     typer.Option(
         "--max-queries",
-        help="Service: images to ask about, at most: votes, the question before them and known images (per --shard).",
+        help="Service: images to send, at most, answered or not: votes, the question before them, clean and known images "
+        "(per --shard).",
         show_default=False,
     ),
 ]
@@ -367,6 +369,16 @@ CanariesOption = Annotated[
         "--canaries",
         help="Service: known images asked about before, during (every 10 min) and after, which show that it has changed "
         "(default: 5 where it reports no version and the budget has room for them, else none).",
+        show_default=False,
+    ),
+]
+PreflightOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--preflight/--no-preflight",
+        help="Look at up to 64 inputs without noise first: clean accuracy, and speed on this machine. A service is asked "
+        "about them where that costs nothing or the budget covers it beside the run; where its answers have nothing to do "
+        "with the labels, the run stops before any votes.",
         show_default=False,
     ),
 ]
@@ -401,6 +413,7 @@ def service_options(
     price_date: str | None,
     canaries: int | None,
     random_service: bool,
+    preflight: bool | None,
     record: Path | None,
     from_record: Path | None,
 ) -> Any:
@@ -429,12 +442,13 @@ def service_options(
         "--record": record,
     }
     given = [flag for flag, value in asked.items() if value is not None]
-    if not model.startswith(("http://", "https://")) and from_record is None:
+    in_process = adapter == "onnxruntime"  # setup.IN_PROCESS, whose import would load torch for a typo
+    if not model.startswith(("http://", "https://")) and from_record is None and not in_process:
         if not given:
             return None
         raise UsageError(
-            f"{', '.join(given)}: for a prediction service alone, whose address MODEL must then be (https://...), got "
-            f"MODEL={model}"
+            f"{', '.join(given)}: for a prediction service alone, whose address MODEL must then be (https://...; "
+            f"with --adapter onnxruntime the path of an ONNX file), got MODEL={model}"
         )
     try:
         from certify.blackbox.budget import Budget
@@ -452,6 +466,7 @@ def service_options(
         budget=Budget(max_queries, max_cost, price, price_date),
         canaries=canaries,
         is_random=random_service,
+        preflight=preflight,
         record=record,
         from_record=from_record,
     )

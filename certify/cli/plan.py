@@ -64,6 +64,7 @@ def plan(
     price_date: o.PriceDateOption = None,
     canaries: o.CanariesOption = None,
     random_service: o.RandomServiceOption = False,
+    preflight_: o.PreflightOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say what a run would cost and could reach, without certifying anything.
@@ -78,6 +79,7 @@ def plan(
     import os
 
     from certify.allocator import tune_allocator
+    from certify.errors import UsageError
     from certify.planning import forecast, forecast_table
     from certify.runner import preflight
     from certify.setup import RunOptions, prepare
@@ -142,6 +144,7 @@ def plan(
                 price_date=price_date,
                 canaries=canaries,
                 random_service=random_service,
+                preflight=preflight_,
                 record=None,
                 from_record=None,
             ),
@@ -163,6 +166,8 @@ def plan(
             for line in forecast_text(found):
                 console().print(line)
         return
+    if preflight_ is False:
+        raise UsageError("plan measures speed and clean accuracy on this machine: --no-preflight is for services alone")
     measured = preflight(prepared.plan)
     rows = forecast(prepared.plan, measured.votes_per_second)
     if as_json:

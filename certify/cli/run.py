@@ -82,12 +82,7 @@ def run(
     from_record: o.FromRecordOption = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Service: do not ask before money is spent.")] = False,
     quiet: QuietOption = False,
-    preflight_: Annotated[
-        bool,
-        typer.Option(
-            "--preflight/--no-preflight", help="Measure clean accuracy and speed on 64 inputs first (not of services)."
-        ),
-    ] = True,
+    preflight_: o.PreflightOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Certify a data set: one certificate per input, journalled, resumable.
@@ -116,6 +111,7 @@ def run(
     import sys
 
     from certify.allocator import tune_allocator
+    from certify.errors import CertifyError
     from certify.progress import watch
     from certify.redaction import redact_argument
     from certify.runner import execute, preflight
@@ -183,6 +179,7 @@ def run(
                 price_date=price_date,
                 canaries=canaries,
                 random_service=random_service,
+                preflight=preflight_,
                 record=record,
                 from_record=from_record,
             ),
@@ -201,14 +198,18 @@ def run(
         notes.print(note)
     if plan.service is not None:
         plan.service.remarks.listener = lambda text: notes.print(f"[yellow]warning:[/yellow] {text}")
+        plan.service.remarks.teller = None if quiet else lambda text: notes.print(text, markup=False)
     if not quiet:
         describe(notes, plan)
-        if preflight_ and plan.service is None:
+        if preflight_ is not False and plan.service is None:
             announce(notes, plan, preflight(plan))
     if plan.service is not None and plan.service.options.from_record is None:
         confirm_spending(notes, plan, yes=yes)
+    figures = str if plan.service is None else plan.service.remarks.progress
     try:
-        with watch(len(plan.indices), plan.votes_per_input, quiet=quiet, decides=plan.grid is not None) as observer:
+        with watch(
+            len(plan.indices), plan.votes_per_input, quiet=quiet, decides=plan.grid is not None, figures=figures
+        ) as observer:
             rows = execute(
                 plan,
                 on_votes=observer.on_votes,
@@ -220,7 +221,21 @@ def run(
             f"every finished input is in {plan.out}, and the votes of others; repeat the same command to resume"
         )
         raise
+    except CertifyError as error:
+        rows = _left_by_budget(plan, error)
     finish(plan, rows, as_json)
+
+
+def _left_by_budget(plan: Any, error: Exception) -> list[Any]:
+    """Return the finished inputs of a run on a service whose budget has ended it; raise every other error again."""
+    if plan.service is None:
+        raise error
+    from certify.blackbox.budget import BudgetSpentError
+    from certify.blackbox.running import finished_rows
+
+    if not isinstance(error, BudgetSpentError):
+        raise error
+    return finished_rows(plan)
 
 
 def describe(out: Any, plan: Any) -> None:
@@ -286,11 +301,24 @@ def _service_result(plan: Any, ended: str | None) -> dict[str, Any]:
     """Return what the JSON of a run on a service says beside its figures; nothing for other runs."""
     if plan.service is None:
         return {}
+    from certify.rundir import read_config
+
     return {
         "inputs_planned": len(plan.indices),
         "warnings": list(plan.service.remarks.texts),
         "ended_by_budget": ended,
+        "queries": _account(plan),
+        "preflight": read_config(plan.out)["settings"]["service"].get("preflight"),
     }
+
+
+def _account(plan: Any) -> dict[str, int] | None:
+    """Return what was sent to the service, over all starts of the run; None where the answers come from a log."""
+    if plan.service.options.from_record is not None:
+        return None
+    from certify.blackbox.running import account_of
+
+    return account_of(plan)
 
 
 def finish(plan: Any, rows: list[Any], as_json: bool) -> None:
@@ -336,6 +364,17 @@ def finish(plan: Any, rows: list[Any], as_json: bool) -> None:
         if plan.service is not None:
             what = "refusals, unreadable answers, labels outside the mapping, retries that ran out, or void inputs"
         out.print(f"{result['invalid_votes']:,} votes were invalid ({what}); they count against every class")
+    account = None if plan.service is None else _account(plan)
+    if account is not None:
+        lost = (
+            f"; {account['unanswered']:,} were sent without an answer and may be on the bill: they count against a budget"
+            if account["unanswered"]
+            else ""
+        )
+        out.print(
+            f"{account['sent']:,} images sent in all, {account['answered']:,} answered ({account['votes']:,} votes, "
+            f"{account['preflight']:,} for clean accuracy, {account['questions']:,} other questions){lost}"
+        )
     if ended is not None:
         out.print(ended)
     shard = plan.settings["shard"]

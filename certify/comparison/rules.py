@@ -50,6 +50,20 @@ def align(sides: Sequence[Side], norm: Norm | None = None) -> list[Side]:
     return [side if norm is None else side.converted(norm) for side in sides]
 
 
+def require_networks(sides: Sequence[Side]) -> None:
+    """Check that every smoothed classifier can be attacked, before the first of them is, which takes long.
+
+    Raises:
+        UsageError: If one of them smooths a prediction service; the message says what to leave out.
+    """
+    remote = [str(side.folder) for side in sides if side.of_service]
+    if remote:
+        raise UsageError(
+            "an attack on g needs the gradients of its network, but a prediction service gave the votes of "
+            f"{', '.join(remote)}: give --no-attack, which leaves attacks out; the certificates are compared all the same"
+        )
+
+
 def require_runs(folders: Sequence[Path]) -> None:
     """Check that every folder holds a run, before any is read.
 

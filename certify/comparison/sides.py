@@ -9,6 +9,7 @@ from typing import Any
 from certify.errors import CertifyError
 from certify.journal import Journal
 from certify.outcomes import ABSTAINED, NAMES
+from certify.report.service import read_service
 from certify.report.sources import estimator_facts
 from certify.rundir import KIND as SMOOTHING
 from certify.rundir import Row, read_config, read_run
@@ -96,6 +97,11 @@ class Side:
     notes: tuple[str, ...]
     config: Mapping[str, Any] = field(repr=False)
     decides: bool = False
+
+    @property
+    def of_service(self) -> bool:
+        """Whether a prediction service gave the votes, so that there is no network here."""
+        return self.config["identity"].get("service") is not None
 
     @property
     def alpha_all(self) -> float:
@@ -228,7 +234,10 @@ def _smoothing(folder: Path) -> Side:
     law = identity["law"]
     source = identity.get("convert_from")
     notes = []
-    if settings.get("model_noise") is None:
+    service = read_service(folder, run.config, (row.index for row in run.rows))
+    if service is not None:
+        notes.append(f"{folder.name}: the base classifier of g is {service.classifier}; nobody says how it was trained")
+    elif settings.get("model_noise") is None:
         notes.append(f"{folder.name}: g's network does not say that it was trained with noise")
     device = str(run.config["environment"].get("device"))
     estimator = identity["estimator"]

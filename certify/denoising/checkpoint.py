@@ -1,6 +1,7 @@
 """A denoiser in one file: `denoiser.safetensors`, whose header says what it is; nothing in it can run code."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from certify.models.base import reason
 from certify.models.checkpoint_config import read_file
 from certify.models.digest import module_digest
 from certify.models.weights import fill, on_meta
-from denoisers import DENOISERS, build_denoiser
+from denoisers import DENOISERS, build_denoiser, sizes_of
 from smoothing.errors import InvalidArgumentError
 
 FILE = "denoiser.safetensors"
@@ -34,6 +35,7 @@ class DenoiserConfig:
         sigma: Noise level that it is told, in pixels in [0, 1].
         data: Data set that it was trained on.
         training: How it was trained, for people; anything that JSON holds.
+        sizes: Depth and width by name, as far as the denoiser takes them; those that are absent are the table's.
     """
 
     denoiser: str
@@ -43,6 +45,16 @@ class DenoiserConfig:
     sigma: float
     data: str | None = None
     training: dict[str, Any] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+
+    def architecture(self) -> str:
+        """Return the network in a few words, such as "dncnn-small (depth 6, width 32)".
+
+        Raises:
+            InvalidArgumentError: If there is no such denoiser, or it has no such size.
+        """
+        sizes = sizes_of(self.denoiser, self.sizes)
+        return f"{self.denoiser} ({', '.join(f'{name} {value}' for name, value in sizes.items())})"
 
 
 def save_denoiser(folder: Path, network: nn.Module, config: DenoiserConfig) -> Path:
@@ -87,7 +99,7 @@ def load_denoiser(path: Path) -> tuple[nn.Module, DenoiserConfig, str]:
     try:
         config = DenoiserConfig(**json.loads(header["config"]))
         with on_meta():
-            network = build_denoiser(config.denoiser, config.channels)
+            network = build_denoiser(config.denoiser, config.channels, config.sizes)
     except (KeyError, TypeError, ValueError, InvalidArgumentError) as error:
         raise ModelError(f"{file} describes no denoiser that can be built: {reason(error)}") from None
     network = fill(network, tensors, str(file))
@@ -100,7 +112,24 @@ def load_denoiser(path: Path) -> tuple[nn.Module, DenoiserConfig, str]:
 
 
 def _identity(config: DenoiserConfig) -> str:
+    # Depth and width are told by the weights.
     return json.dumps({"denoiser": config.denoiser, "channels": config.channels, "sigma": config.sigma.hex()})
+
+
+def other_sizes(denoiser: str, sizes: Mapping[str, int]) -> dict[str, int]:
+    """Return the sizes that are not the table's, sorted by name."""
+    usual = sizes_of(denoiser)
+    return {name: value for name, value in sorted(sizes.items()) if usual.get(name) != value}
+
+
+def describe_denoiser(spec: str) -> str:
+    """Return what a denoiser is in a few words: the network of a trained one, or the text itself.
+
+    Raises:
+        ModelError: If the file cannot be used.
+    """
+    path = Path(spec).expanduser()
+    return load_denoiser(path)[1].architecture() if path.exists() else spec
 
 
 def denoiser_names() -> str:

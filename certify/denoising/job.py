@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from certify.denoising.checkpoint import FILE, DenoiserConfig, load_denoiser, save_denoiser
+from certify.denoising.checkpoint import FILE, DenoiserConfig, load_denoiser, other_sizes, save_denoiser
 from certify.errors import CertifyError, UsageError
 from certify.files import make_folder
 from certify.laws import law_text
@@ -17,7 +17,7 @@ from certify.models import load_model
 from certify.training.data import TrainingData, load_training_data
 from certify.training.log import EpochRecord, TrainingLog
 from certify.training.resume import SavedTraining, check_same, drop_training, load_training, save_training
-from denoisers import DENOISERS, build_denoiser
+from denoisers import DENOISERS, build_denoiser, sizes_of
 from denoisers.training import DENOISING_OBJECTIVES, DenoisingObjective, DenoisingTask, make_denoising_objective
 from smoothing.distributions.base import SmoothingDistribution
 from smoothing.distributions.table import make_law
@@ -33,6 +33,8 @@ class DenoiseOptions:
         out: Folder of the denoiser.
         classifiers: MODELs that are frozen behind it: one is the white-box case, several are surrogates.
         denoiser: A key of `denoisers.DENOISERS`.
+        sizes: Depth or width by name, where they are not the table's (or, with `start`, not those of that denoiser); None
+            counts as not named.
         objective: "mse", "stability" or "classification".
         mse_weight: Stability: weight of the squared error that is added.
         start: A trained denoiser to go on from ("mse, then fine-tune"); None for fresh weights.
@@ -51,6 +53,7 @@ class DenoiseOptions:
     out: Path
     classifiers: tuple[str, ...] = ()
     denoiser: str = "dncnn-small"
+    sizes: tuple[tuple[str, int | None], ...] = ()
     objective: str = "mse"
     mse_weight: float = 0.0
     start: Path | None = None
@@ -80,11 +83,40 @@ class DenoisePlan:
     objective: DenoisingObjective
     digests: tuple[str, ...]
     start_digest: str | None
+    sizes: dict[str, int]
 
     @property
     def sigma(self) -> float:
         """Noise level that the denoiser is told."""
         return self.task.sigma
+
+    @property
+    def other_sizes(self) -> dict[str, int]:
+        """Sizes that are not the table's."""
+        return other_sizes(self.options.denoiser, self.sizes)
+
+    @property
+    def architecture(self) -> str:
+        """The network in a few words."""
+        return self.config({}).architecture()
+
+    def config(self, training: dict[str, Any]) -> DenoiserConfig:
+        """Return what is recorded beside the weights.
+
+        Args:
+            training: How it was trained, for people.
+        """
+        options = self.options
+        return DenoiserConfig(
+            options.denoiser,
+            self.data.shape[0],
+            self.law.name,
+            dict(self.law.parameters),
+            self.sigma,
+            options.data,
+            training,
+            self.sizes,
+        )
 
     def identity(self) -> dict[str, Any]:
         """Return what defines the training."""
@@ -93,6 +125,7 @@ class DenoisePlan:
             "data_digest": self.data.source.digest(),
             "images": len(self.data.labels),
             "denoiser": self.options.denoiser,
+            **({"sizes": self.other_sizes} if self.other_sizes else {}),
             "objective": self.objective.describe(),
             "classifiers": list(self.digests),
             "start": self.start_digest,
@@ -111,6 +144,8 @@ def prepare_denoising(options: DenoiseOptions) -> DenoisePlan:
     """
     if options.denoiser not in DENOISERS:
         raise UsageError(f"denoiser must be one of {', '.join(DENOISERS)}, got denoiser={options.denoiser!r}")
+    given = {name: value for name, value in options.sizes if value is not None}
+    sizes_of(options.denoiser, given)
     if options.objective not in DENOISING_OBJECTIVES:
         raise UsageError(
             f"objective must be one of {', '.join(DENOISING_OBJECTIVES)}, got objective={options.objective!r}"
@@ -141,7 +176,7 @@ def prepare_denoising(options: DenoiseOptions) -> DenoisePlan:
         load_model(spec, num_classes=data.source.num_classes, input_shape=data.shape, trust_pickle=options.trust_pickle)
         for spec in options.classifiers
     ]
-    network, start_digest = _network(options, data.shape[0])
+    network, start_digest, sizes = _network(options, data.shape[0], given)
     device = options.device or torch.device("cpu")
     for model in models:
         if isinstance(model.classifier, nn.Module):
@@ -149,22 +184,34 @@ def prepare_denoising(options: DenoiseOptions) -> DenoisePlan:
     task = DenoisingTask(network, [model.classifier for model in models], law.sigma)
     extra = {"mse_weight": options.mse_weight} if options.mse_weight else {}
     objective = make_denoising_objective(options.objective, task, **extra)
-    return DenoisePlan(options, data, law, task, objective, tuple(model.digest for model in models), start_digest)
+    return DenoisePlan(
+        options, data, law, task, objective, tuple(model.digest for model in models), start_digest, sizes
+    )
 
 
-def _network(options: DenoiseOptions, channels: int) -> tuple[nn.Module, str | None]:
+def _network(
+    options: DenoiseOptions, channels: int, given: dict[str, int]
+) -> tuple[nn.Module, str | None, dict[str, int]]:
+    """Return the network, the digest of the one that it goes on from, and its sizes."""
     if options.start is None:
         # Weights follow from the seed; the global random state is left alone.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(options.config.seed)
-            return build_denoiser(options.denoiser, channels), None
+            network = build_denoiser(options.denoiser, channels, given)
+        return network, None, sizes_of(options.denoiser, given)
     network, config, digest = load_denoiser(options.start)
     if (config.denoiser, config.channels) != (options.denoiser, channels):
         raise UsageError(
             f"{options.start} is a {config.denoiser} for {config.channels} channels, but {options.denoiser} for {channels} "
             "is to be trained"
         )
-    return network, digest
+    sizes = sizes_of(config.denoiser, config.sizes)
+    for name, value in given.items():
+        if sizes[name] != value:
+            raise UsageError(
+                f"{options.start} has {name} {sizes[name]}, got --{name} {value}: leave it out, or train anew"
+            )
+    return network, digest, sizes
 
 
 def train_denoiser(
@@ -209,13 +256,7 @@ def train_denoiser(
             if on_epoch is not None:
                 on_epoch(record)
     last = log.records[-1]
-    config = DenoiserConfig(
-        options.denoiser,
-        plan.data.shape[0],
-        plan.law.name,
-        dict(plan.law.parameters),
-        plan.sigma,
-        options.data,
+    config = plan.config(
         {
             "objective": plan.objective.describe(),
             "classifiers": list(options.classifiers),
@@ -225,7 +266,7 @@ def train_denoiser(
             "noisy_accuracy": None if last.noisy_accuracy != last.noisy_accuracy else last.noisy_accuracy,
             "seconds": round(time.perf_counter() - started, 1),
             "command": list(options.command),
-        },
+        }
     )
     path = save_denoiser(options.out, plan.task.denoiser, config)
     log.finish()

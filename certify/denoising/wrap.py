@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from certify.denoising.checkpoint import load_denoiser
+from certify.denoising.checkpoint import describe_denoiser, load_denoiser
 from certify.errors import ModelError, UsageError
 from certify.models.base import LoadedModel, NoiseSpec
 from certify.models.digest import callable_digest, text_digest
@@ -49,6 +49,11 @@ def find_denoiser(spec: str, sigma: float | None, channels: int) -> tuple[Denois
     return network, config.sigma, digest, NoiseSpec(config.noise, dict(config.parameters))
 
 
+def _named(spec: str) -> str:
+    what = describe_denoiser(spec)
+    return spec if what == spec else f"{spec}, {what}"
+
+
 def with_denoiser(model: LoadedModel, spec: str, *, sigma: float | None, input_shape: tuple[int, ...]) -> LoadedModel:
     """Return the classifier behind a denoiser, as one base classifier.
 
@@ -72,5 +77,5 @@ def with_denoiser(model: LoadedModel, spec: str, *, sigma: float | None, input_s
         # The pair was made for the denoiser's noise, whatever the classifier was trained with.
         noise=noise if noise is not None else model.noise,
         digest=text_digest("denoised", digest, told.hex(), model.digest),
-        description=f"{model.description}, behind the denoiser {spec} (sigma {told:g})",
+        description=f"{model.description}, behind the denoiser {_named(spec)} (sigma {told:g})",
     )

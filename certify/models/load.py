@@ -125,7 +125,8 @@ def _load(
         return _factory(spec, prefix, num_classes, input_shape)
     if prefix in ("http", "https"):
         raise UsageError(
-            f"a model must be on this machine or in a library that fetches it, got the address {spec}\n{_forms()}"
+            f"a model must be on this machine or in a library that fetches it, got the address {spec}; a prediction service "
+            f"is asked for labels alone, by certify plan and certify run\n{_forms()}"
         )
     if "/" in spec or "\\" in spec or spec.startswith(("~", ".")) or path.suffix in _SUFFIXES:
         raise ModelError(f"{path} does not exist: no checkpoint folder or file is there (current folder: {Path.cwd()})")

@@ -15,7 +15,10 @@ from certify.journal import NOT_ASKED
 # Written here once more: a report needs none of the packages that the client of a service needs.
 _VOID = "void"
 _CANARY_KEY = -1
-_TENSORS = ("oip", "callable")
+_QUESTION_KEY = -2
+_UNANSWERED_KEY = -3
+_PREFLIGHT_KEY = -4
+_TENSORS = ("oip", "onnxruntime", "callable")
 """Adapters that send numbers; all others send PNG."""
 
 
@@ -32,6 +35,9 @@ class AnswerCounts:
         versions: Versions that the service named, sorted.
         void: Inputs that are void, ascending.
         canaries: Known images whose labels were stored at the first check; 0 where there was none.
+        questions: Images of questions that are no votes: the one before the first vote, and known images.
+        clean: Images that were asked about without noise, before the votes.
+        unanswered: Images that were sent and never answered.
     """
 
     answers: int
@@ -42,6 +48,9 @@ class AnswerCounts:
     versions: tuple[str, ...]
     void: tuple[int, ...]
     canaries: int
+    questions: int = 0
+    clean: int = 0
+    unanswered: int = 0
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,7 @@ class ServiceFacts:
         from_record: Whether the answers were read from a log; None where that is not recorded.
         counts: What the journal holds; None where it holds no answers.
         warnings: What the run itself warned of.
+        preflight: What clean images showed before the votes: "images", "right", "no_class", "p_value"; None without any.
     """
 
     adapter: str
@@ -69,6 +79,7 @@ class ServiceFacts:
     from_record: bool | None
     counts: AnswerCounts | None
     warnings: tuple[str, ...] = ()
+    preflight: dict[str, Any] | None = None
 
     @property
     def classifier(self) -> str:
@@ -92,6 +103,7 @@ class ServiceFacts:
             f"{self._versions()} An input whose answers come from two versions, or that was asked between a good and a bad "
             f"check of the canaries, is void: all of its votes count against every class. {self._void()}",
             self._canaries(),
+            *self._beside(),
         ]
         if self.from_record:
             found.append("The answers were read from a log of an earlier run; the service was not asked.")
@@ -149,6 +161,30 @@ class ServiceFacts:
         )
         return f"{declared} Canaries: none.{trust}"
 
+    def _beside(self) -> list[str]:
+        """What was sent and is no part of any certificate; nothing where nothing was."""
+        counts, found = self.counts, []
+        if counts is None:
+            return []
+        if counts.clean:
+            right = ""
+            if self.preflight is not None:
+                right = f", of which the service got {int(self.preflight['right']):,} right"
+            found.append(f"{counts.clean:,} clean images before the votes{right}")
+        if counts.questions:
+            found.append(f"{counts.questions:,} other images (the question before the first vote, known images)")
+        sentences = []
+        if found:
+            sentences.append(f"Beside the votes the service was asked about {' and '.join(found)}.")
+        if counts.unanswered:
+            sentences.append(
+                f"{counts.unanswered:,} images were sent without an answer (time-outs, lost connections, errors of the "
+                "server, kills); they may have been billed, and count against a budget."
+            )
+        if sentences:
+            sentences.append("None of these is part of any certificate.")
+        return [" ".join(sentences)] if sentences else []
+
     def to_dict(self) -> dict[str, Any]:
         """Return the facts as JSON-ready data."""
         counts = None if self.counts is None else asdict(self.counts)
@@ -187,6 +223,7 @@ def read_service(folder: Path, config: dict[str, Any], finished: Iterable[int]) 
             from_record=called.get("from_record"),
             counts=counts,
             warnings=tuple(str(warning) for warning in called.get("warnings") or ()),
+            preflight=called.get("preflight"),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CertifyError(
@@ -205,11 +242,17 @@ def _count(journal: Path, finished: set[int], labels: dict[str, Any]) -> AnswerC
         raise CertifyError(f"{journal}: its answers cannot be read: {error}") from None
     if not groups:
         return None
-    found = dict.fromkeys(("answers", "no_label", "outside", "no_version", "not_asked", "canaries"), 0)
+    beside = {
+        _CANARY_KEY: "canaries",
+        _QUESTION_KEY: "questions",
+        _PREFLIGHT_KEY: "clean",
+        _UNANSWERED_KEY: "unanswered",
+    }
+    found = dict.fromkeys(("answers", "no_label", "outside", "no_version", "not_asked", *beside.values()), 0)
     versions: dict[int, set[str]] = {}
     for index, is_sample, label, version, count in groups:
-        if index == _CANARY_KEY:
-            found["canaries"] += count
+        if index in beside:
+            found[beside[index]] += count
         if index not in finished:
             continue
         if version is not None:
