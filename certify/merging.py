@@ -12,7 +12,7 @@ from certify.files import make_folder, write_atomically
 from certify.journal import Entry, Journal
 from certify.rundir import BOUNDARY_FOLDER, KIND, Row, claim_folder, compare_identities, export, read_config
 
-_CLEAN = -4
+_KNOWN, _CLEAN = -1, -4
 _BESIDE = (-2, -3, _CLEAN)
 """Keys of what a service was asked beside the votes; here once more, for its client needs more packages than a merge."""
 
@@ -95,6 +95,14 @@ def merge_shards(folder: Path, *, allow_partial: bool = False) -> Merged:
             f"{missing[0]}); finish the shards, or pass --allow-partial for a result that is marked as partial"
         )
     settings: dict[str, Any] = {**first["settings"], "shard": None, "indices": first["settings"]["selected"]}
+    if isinstance(settings.get("service"), dict):
+        settings["service"] = _joined_service([config["settings"].get("service") or {} for config in configs.values()])
+        known = {tuple(labels) for labels in map(_known_labels, found.values()) if labels}
+        if len(known) > len({len(labels) for labels in known}):  # another number of them is no change
+            settings["service"]["warnings"].append(
+                "the shards do not agree on the service's labels of known images: it changed between them, and the inputs "
+                "of each are certified for the service that it was then"
+            )
     config = {**first, "settings": settings}
     with Journal(folder, kind=kind, write=True) as journal:
         claim_folder(folder, config)
@@ -121,14 +129,34 @@ class _SmoothingJoiner:
         return rows
 
 
+def _joined_service(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return how a service was asked, and what clean images have shown, of all shards together.
+
+    The permutation test of each shard is about its own images, so that the whole has no p-value.
+    """
+    clean = [part["preflight"] for part in parts if part.get("preflight")]
+    warnings = dict.fromkeys(str(warning) for part in parts for warning in part.get("warnings") or ())
+    sums = {key: sum(int(found[key]) for found in clean) for key in ("images", "right", "no_class")}
+    return {**parts[0], "warnings": list(warnings), "preflight": {**sums, "p_value": None} if clean else None}
+
+
+def _known_labels(shard: Path) -> list[str]:
+    """Return the service's labels of the known images that a shard was watched by; empty without any."""
+    with Journal(shard, kind=KIND) as part:
+        return [label for _, _, label, _ in part.answers(_KNOWN)]
+
+
 def _copy_answers(shards: Iterable[Path], journal: Journal) -> None:
     """Copy what a service answered about the inputs, so that the audit can recount it; other runs have no answers.
 
-    What it was asked beside the votes comes along, for the report.
+    What it was asked beside the votes comes along, for the report, and so do the labels of the known images: those of the
+    first shard that has any.
     """
     for shard in shards:
         place = int(shard.name.partition("-of-")[0])
         with Journal(shard, kind=KIND) as part:
+            if not journal.answers(_KNOWN):
+                journal.record_answers((_KNOWN, *answer) for answer in part.answers(_KNOWN))
             for key in _BESIDE:
                 # Numbers of their own for each shard; clean images are numbered by their input.
                 first = 0 if key == _CLEAN else place * _APART

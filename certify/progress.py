@@ -234,7 +234,7 @@ def watch(
         TextColumn("{task.fields[inputs]} inputs"),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f}%"),
-        TextColumn("{task.fields[figures]}"),
+        TextColumn("{task.fields[figures]}", markup=False),  # figures in square brackets are no markup
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),

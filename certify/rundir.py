@@ -187,11 +187,16 @@ def claim_folder(
         if differences and extend is None:
             raise RunMismatchError(mismatch_text(folder, differences))
         try:
-            grown = {
+            grown: dict[str, Any] = {
                 key: sorted({*there["settings"][key], *config["settings"][key]}) for key in ("indices", "selected")
             }
         except (KeyError, TypeError) as error:
             raise CertifyError(f"{path} is damaged: settings lacks a list of inputs ({error!r})") from None
+        asked = config["settings"].get("service")
+        if isinstance(asked, dict):
+            # What earlier starts have found out about a service stays, until this one knows better.
+            known = there["settings"].get("service") or {}
+            grown["service"] = {**asked, **known, **{key: value for key, value in asked.items() if value is not None}}
         history = list(there["settings"].get("extended_from", []))
         if differences and extend is not None:
             extend()

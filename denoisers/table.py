@@ -35,6 +35,10 @@ DENOISERS: dict[str, Architecture] = {
 }
 
 
+MOST = 2_000
+"""Largest depth or width: far beyond any denoiser, and small enough to be looked at before memory is asked for."""
+
+
 def sizes_of(name: str, sizes: Mapping[str, int] | None = None) -> dict[str, int]:
     """Return all sizes of a denoiser, those of the table where no other is named.
 
@@ -43,16 +47,19 @@ def sizes_of(name: str, sizes: Mapping[str, int] | None = None) -> dict[str, int
         sizes: Sizes by name.
 
     Raises:
-        InvalidArgumentError: If there is no such denoiser, or it has no such size; the message lists what there is.
+        InvalidArgumentError: If there is no such denoiser, it has no such size (the message lists what there is), or a size
+            is no whole number or beyond 2,000.
     """
     if name not in DENOISERS:
         raise InvalidArgumentError(f"denoiser must be one of {', '.join(DENOISERS)}, got denoiser={name!r}")
     known = DENOISERS[name].sizes
-    for size in sizes or {}:
+    for size, value in (sizes or {}).items():
         if size not in known:
             others = [other for other, row in DENOISERS.items() if size in row.sizes]
             hint = f"; {size} belongs to {', '.join(others)}" if others else ""
             raise InvalidArgumentError(f"the denoiser {name} takes {' and '.join(known)}, got {size}{hint}")
+        if not isinstance(value, int) or value > MOST:
+            raise InvalidArgumentError(f"{size} must be a whole number of at most {MOST:,}, got {size}={value!r}")
     return {**known, **(sizes or {})}
 
 

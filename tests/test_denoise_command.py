@@ -11,6 +11,7 @@ from PIL import Image
 
 from certify.cli import main
 from certify.denoising.checkpoint import FILE, DenoiserConfig, load_denoiser, save_denoiser
+from certify.denoising.job import DenoiseOptions, prepare_denoising, train_denoiser
 from certify.denoising.show import show_denoiser
 from certify.denoising.wrap import with_denoiser
 from certify.errors import ModelError, UsageError
@@ -20,6 +21,7 @@ from certify.models.base import NoiseSpec
 from certify.models.checkpoint import save_checkpoint
 from certify.models.checkpoint_config import CheckpointConfig
 from denoisers import DENOISERS, build_denoiser
+from smoothing.training import TrainingConfig
 
 SHAPE = (1, 8, 8)
 
@@ -218,6 +220,7 @@ def test_figures_of_an_identity(tmp_path: Path) -> None:
         (["--epochs", "0"], 2, "epochs must be"),
         (["--depth", "2"], 2, "depth must be at least 3, got depth=2"),
         (["--width", "0"], 2, "width must be at least 1, got width=0"),
+        (["--width", "100000000"], 2, "width must be a whole number of at most 2,000, got width=100000000"),
         (
             ["--denoiser", "unet", "--depth", "4"],
             2,
@@ -234,6 +237,55 @@ def test_bad_options(
     assert main([*TRAIN, *options, "--quiet", "--out", str(tmp_path / "out")]) == code
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out" / FILE).exists()
+
+
+def test_a_network_beyond_this_machine_is_refused_before_it_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    built: list[str] = []
+
+    def build(*arguments: Any) -> torch.nn.Module:
+        network = build_denoiser(*arguments)
+        built.append(next(network.parameters()).device.type)
+        return network
+
+    monkeypatch.setattr("certify.denoising.job.build_denoiser", build)
+    monkeypatch.setattr("certify.denoising.job.os.sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 2**18}.__getitem__)
+    out = str(tmp_path / "out")
+    for name, advice in (("dncnn", "--depth or --width"), ("unet", "--width")):
+        line = [*TRAIN, "--denoiser", name, "--width", "800", "--quiet", "--out", out]
+        assert main(line) == 2
+        error = " ".join(capsys.readouterr().err.split())
+        assert f"this machine has 1 GiB: lower {advice}" in error
+        assert "width=800" in error
+    assert built == ["meta", "meta"]
+    monkeypatch.delattr("certify.denoising.job.os.sysconf")
+    assert main([*TRAIN, "--width", "4", "--epochs", "1", "--quiet", "--out", out]) == 0, (
+        "where nobody knows, it is tried"
+    )
+
+
+def test_an_interrupted_training_goes_on_with_its_own_sizes_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+
+    def stop(record: Any) -> None:
+        raise KeyboardInterrupt
+
+    config = TrainingConfig(epochs=2, batch_size=128, optimizer="adam", learning_rate=1e-3, weight_decay=1e-4)
+    parameters: Any = {"noise": "gaussian", "parameters": (("sigma", 0.25),), "maximum": 128, "config": config}
+    options = DenoiseOptions("digits", out, denoiser="dncnn", sizes=(("depth", 4), ("width", 9)), **parameters)
+    with pytest.raises(KeyboardInterrupt):
+        train_denoiser(prepare_denoising(options), on_epoch=stop)
+    line = ["denoise", "train", "--data", "digits", "--sigma", "0.25", "--denoiser", "dncnn", "--max", "128"]
+    line += ["--epochs", "2", "--quiet", "--device", "cpu", "--out", str(out), "--depth", "4"]
+    assert main([*line, "--width", "8"]) == 1
+    error = capsys.readouterr().err
+    assert "sizes" in error
+    assert "9" in error
+    assert main([*line, "--width", "9"]) == 0, capsys.readouterr().err
+    assert len((out / "train.csv").read_text().splitlines()) == 3, "two epochs, the first of them from before"
 
 
 def test_a_denoiser_is_not_replaced_unasked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,8 @@
 """What is shown while radii are decided: the votes saved so far, and the curve of certified accuracy as it sharpens."""
 
+import io
 import itertools
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -173,3 +175,18 @@ def test_the_observer_fits_where_it_goes(capsys: pytest.CaptureFixture[str], mon
         live.on_curve(lambda: CURVES[2])
         live.on_row(row(100))
     assert "1/4 inputs" in capsys.readouterr().err
+
+
+def test_figures_in_square_brackets_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "200")
+    with watch(INPUTS, CAP, figures=lambda: "[sent without an answer 3]") as observer:
+        observer.on_votes(CAP)
+        observer.on_row(row(CAP, invalid=2))
+    assert "[invalid votes 2] · [sent without an answer 3]" in screen.getvalue()

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 from prediction_service import NAMES, Service, brightness_class, serve
+from service_runs import BATCH, account, certificates, looks, rows, run_line, save_levels
 
 from certify.cli import main
 
-N0, N, INPUTS, BATCH = 5, 40, 3, 4
+N0, N, INPUTS = 5, 40, 3
 
 
 @pytest.fixture
@@ -29,44 +30,21 @@ def service() -> Iterator[Service]:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    images = np.stack([np.full((8, 8, 1), level, np.uint8) for level in (40, 130, 220)])
-    path = tmp_path / "toy.npz"
-    np.savez(path, images=images, labels=np.array(brightness_class(images)))
-    return path
+    return save_levels(tmp_path / "toy.npz", (40, 130, 220))
 
 
 def command(service: Service, data: Path, out: Path, *more: str) -> list[str]:
-    return [
-        *("run", service.url, "--adapter", "oip", "--service", "model=toy", "--service", "batch=4"),
-        *("--data", str(data), "--num-classes", "3", "--noise", "gaussian", "--sigma", "0.25"),
-        *("--n0", str(N0), "--n", str(N), "--quiet", "--no-preflight", "--out", str(out), *more),
-    ]
-
-
-def votes(folder: Path) -> list[tuple[Any, ...]]:
-    with sqlite3.connect(folder / "journal.sqlite") as connection:
-        found = list(connection.execute('SELECT "index", phase, n, counts FROM looks ORDER BY 1, 2, 3'))
-    connection.close()
-    return found
+    return run_line(service, data, out, "--no-preflight", *more, n0=N0, n=N)
 
 
 def answers(folder: Path) -> int:
-    with sqlite3.connect(folder / "journal.sqlite") as connection:
-        [(found,)] = connection.execute('SELECT count(*) FROM answers WHERE "index" >= 0')
-    connection.close()
+    [(found,)] = rows(folder, 'SELECT count(*) FROM answers WHERE "index" >= 0')
     return int(found)
 
 
 def beside(folder: Path) -> dict[int, int]:
     """What was sent and is no vote, by key."""
-    with sqlite3.connect(folder / "journal.sqlite") as connection:
-        found = dict(connection.execute('SELECT "index", count(*) FROM answers WHERE "index" < -1 GROUP BY 1'))
-    connection.close()
-    return found
-
-
-def radii(folder: Path) -> list[str]:
-    return [line.rsplit("\t", 1)[0] for line in (folder / "certificates.tsv").read_text().splitlines()]
+    return {key: count for key, count in account(folder).items() if key < 0}
 
 
 def test_run_audit_and_replay_from_a_record(
@@ -81,8 +59,8 @@ def test_run_audit_and_replay_from_a_record(
     assert service.billed == INPUTS * (N0 + N) + checks, "a finished run asks nothing"
     assert main(command(service, data, second, "--from-record", str(log))) == 0, capsys.readouterr().err
     assert service.billed == INPUTS * (N0 + N) + checks
-    assert votes(second) == votes(first)
-    assert radii(second) == radii(first)
+    assert looks(second) == looks(first)
+    assert certificates(second) == certificates(first)
     assert main(["audit", str(second)]) == 0, capsys.readouterr().out
     other = command(service, data, tmp_path / "third", "--from-record", str(log), "--seed", "1")
     assert main(other) == 1
@@ -115,7 +93,7 @@ def test_merged_shards_keep_their_answers(
     assert main(command(service, data, tmp_path / "whole")) == 0
     for _ in range(2):  # merging again adds nothing
         assert main(["merge", str(tmp_path / "run")]) == 0
-        assert votes(tmp_path / "run") == votes(tmp_path / "whole")
+        assert looks(tmp_path / "run") == looks(tmp_path / "whole")
         assert answers(tmp_path / "run") == answers(tmp_path / "whole")
         # Each shard has asked its own questions beside the votes, and has its own calls without an answer.
         assert beside(tmp_path / "run") == {-2: 2, -3: BATCH, -4: INPUTS}
@@ -129,10 +107,10 @@ def test_the_budget_is_never_exceeded_and_is_resumed(
     out = tmp_path / "run"
     assert main(command(service, data, out, "--max-queries", str(2 * (N0 + N) + 3))) == 0
     capsys.readouterr()
-    assert len(radii(out)) == 1 + 2
+    assert len(certificates(out)) == 1 + 2
     assert service.billed == 2 * (N0 + N) + 1
     assert main(command(service, data, out)) == 0
-    assert len(radii(out)) == 1 + 3
+    assert len(certificates(out)) == 1 + 3
     assert main(command(service, data, tmp_path / "small", "--max-queries", str(N))) == 1
     assert "too small for one input" in capsys.readouterr().err
     assert not (tmp_path / "small").exists()
@@ -194,8 +172,8 @@ def test_sigkill_at_random_moments_loses_no_answer(service: Service, data: Path,
     print(f"{kills} kills; {service.billed - billed} images billed, {billed} undisturbed; {extra} twice")
     # Each start asks one question first; each kill loses at most the calls in flight.
     assert 0 <= extra <= kills * (concurrency * batch + 1)
-    assert votes(out) == votes(undisturbed)
-    assert radii(out) == radii(undisturbed)
+    assert looks(out) == looks(undisturbed)
+    assert certificates(out) == certificates(undisturbed)
 
 
 @pytest.mark.parametrize(
@@ -237,7 +215,7 @@ def test_a_service_behind_a_denoiser(
     np.savez(data, images=images, labels=np.array(brightness_class(images)))
     assert main(command(service, data, plain)) == 0
     assert main(command(service, data, denoised, "--denoiser", "classical:gaussian")) == 0, capsys.readouterr().err
-    assert votes(plain) != votes(denoised)
+    assert looks(plain) != looks(denoised)
     assert main(["audit", str(denoised)]) == 0
     assert NAMES[0] == "ant"
 
@@ -276,8 +254,8 @@ def test_canaries_of_a_run_that_is_interrupted_and_resumed(
     assert main(command(service, data, out, *CANARIES)) == 130
     assert N0 * INPUTS < answers(out) < (N0 + N) * INPUTS
     assert main(command(service, data, out, *CANARIES)) == 0, capsys.readouterr().err
-    assert votes(out) == votes(undisturbed)
-    assert radii(out) == radii(undisturbed)
+    assert looks(out) == looks(undisturbed)
+    assert certificates(out) == certificates(undisturbed)
     # The second start asks one question and checks the canaries before and after the selection, of which all is there; the
     # call that the interrupt hit may be paid twice.
     assert 0 <= service.billed - 2 * billed - (1 + 2 + 2) <= 4
@@ -290,7 +268,7 @@ def test_changed_canaries_void_what_the_interrupted_run_had_asked(
     service.version = None
     out = tmp_path / "run"
     assert main(command(service, data, out, *CANARIES, "--indices", "0")) == 0, capsys.readouterr().err
-    good = radii(out)
+    good = certificates(out)
     interrupt_at(service, service.requests + 1 + 2 + 4 + 2 + 13)  # like ESTIMATING, with two inputs
     assert main(command(service, data, out, *CANARIES)) == 130
     billed = service.billed
@@ -302,8 +280,8 @@ def test_changed_canaries_void_what_the_interrupted_run_had_asked(
     assert service.billed == billed + 2 * (1 + 2), "nothing is asked of a service that is another"
     service.classify = brightness_class
     assert main(command(service, data, out, *CANARIES)) == 0, capsys.readouterr().err
-    assert radii(out)[:2] == good, "an input that was finished before stays certified"
-    void = [line.split("\t") for line in radii(out)[2:]]
+    assert certificates(out)[:2] == good, "an input that was finished before stays certified"
+    void = [line.split("\t") for line in certificates(out)[2:]]
     assert [(line[0], line[2]) for line in void] == [("1", "-1"), ("2", "-1")]
     assert main(["audit", str(out)]) == 0, capsys.readouterr().out
 
@@ -322,11 +300,15 @@ version = "model.version"
         ("label =", "lable =", (), 2, "unknown key 'lable' (did you mean 'label'?)"),
         ("url =", "url = 3 #", (), 2, "url must be of type str, got 3"),
         ("results[0]", "results[0", (), 2, "label is not a JMESPath"),
+        # What stands in the wrong place may be a secret.
+        ("headers = {", 'headers = "Bearer s3cr3t" #', (), 2, "headers must be of type dict, got str"),
+        ("/json", "/other?key=s3cr3t-value", (), 2, "the parameter key of the address looks like a secret"),
         ("TEST_KEY", "WRONG_KEY", (), 1, "refused the credentials (HTTP 401); check the environment variable"),
         ("TEST_KEY", "ABSENT_KEY", (), 1, "the environment variable ABSENT_KEY is not set"),
         ("/json", "/nothing", (), 1, "HTTP 404 from http://127.0.0.1"),
         ("", "", ("--class-names", "dog,owl,cow"), 1, "the service's label 'ant' is outside the 3 classes"),
         ("", "", ("--label-map", "absent.csv"), 2, "cannot read the label map absent.csv"),
+        ("", "", ("--label-map", os.devnull), 2, "holds no line label,class"),
     ],
 )
 def test_bad_input_with_an_adapter_file(

@@ -6,7 +6,7 @@ import json
 import os
 import random
 import signal
-import sqlite3
+import struct
 import subprocess
 import sys
 import time
@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from prediction_service import Service, brightness_class, serve
+from prediction_service import Service, serve
+from service_runs import BATCH, account, certificates, looks, run_line, save_levels
 
 from certify.blackbox import CallSettings, Canaries, LabelMap, MemoryStore, ServiceVotes
 from certify.blackbox.budget import BudgetSpentError
@@ -25,6 +26,7 @@ from certify.blackbox.caller import _Wait
 from certify.blackbox.ledger import FILE_NAME, Ledger, Purpose
 from certify.blackbox.local import LocalCallable
 from certify.cli import main
+from certify.errors import JournalError
 from certify.report.service import read_service
 from certify.rundir import read_config
 from smoothing import Gaussian
@@ -32,7 +34,7 @@ from smoothing.estimators import Phase
 from smoothing.noise_source import TorchBlockNoise
 from smoothing.votes import VoteRequest
 
-N0, N, INPUTS, BATCH = 5, 40, 3, 4
+N0, N, INPUTS = 5, 40, 3
 COST = N0 + N
 
 
@@ -45,38 +47,11 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    images = np.stack([np.full((8, 8, 1), level, np.uint8) for level in (40, 130, 220)])
-    path = tmp_path / "toy.npz"
-    np.savez(path, images=images, labels=np.array(brightness_class(images)))
-    return path
+    return save_levels(tmp_path / "toy.npz", (40, 130, 220))
 
 
 def command(service: Service, data: Path, out: Path, *more: str) -> list[str]:
-    return [
-        *("run", service.url, "--adapter", "oip", "--service", "model=toy", "--service", f"batch={BATCH}"),
-        *("--data", str(data), "--num-classes", "3", "--noise", "gaussian", "--sigma", "0.25"),
-        *("--n0", str(N0), "--n", str(N), "--quiet", "--no-preflight", "--out", str(out), *more),
-    ]
-
-
-def rows(folder: Path, query: str) -> list[tuple[Any, ...]]:
-    with sqlite3.connect(folder / "journal.sqlite") as connection:
-        found = list(connection.execute(query))
-    connection.close()
-    return found
-
-
-def votes(folder: Path) -> list[tuple[Any, ...]]:
-    return rows(folder, 'SELECT "index", phase, n, counts FROM looks ORDER BY 1, 2, 3')
-
-
-def account(folder: Path) -> dict[int, int]:
-    """Images that the journal knows were sent, by key; inputs together under 0."""
-    return dict(rows(folder, 'SELECT min("index", 0), count(*) FROM answers WHERE sample >= 0 GROUP BY 1'))
-
-
-def certificates(folder: Path) -> list[str]:
-    return [line.rsplit("\t", 1)[0] for line in (folder / "certificates.tsv").read_text().splitlines()]
+    return run_line(service, data, out, "--no-preflight", *more, n0=N0, n=N)
 
 
 # --- The ledger alone -------------------------------------------------------------------------------------------------
@@ -102,6 +77,31 @@ def test_what_a_kill_leaves_on_the_file(tmp_path: Path) -> None:
     ledger.clear()
     assert not path.exists()
     assert ledger.unanswered == 0
+
+
+def test_a_call_that_could_not_be_written_down_takes_no_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = Ledger(tmp_path / FILE_NAME)
+    first, second, third = (ledger.send(images, Purpose.VOTE) for images in (1, 2, 4))
+    ledger.settle(second)
+
+    def full(file: int, data: bytes) -> int:
+        return len(data) - 1
+
+    with monkeypatch.context() as patch:
+        patch.setattr("certify.blackbox.ledger.os.write", full)
+        with pytest.raises(JournalError, match="No space left"):
+            ledger.send(8, Purpose.VOTE)
+    assert ledger.unanswered == 5
+    more = [ledger.send(images, Purpose.VOTE) for images in (16, 32)]
+    assert len({first, third, *more}) == 4, "no call is written over another"
+    assert Ledger(tmp_path / FILE_NAME).read() == ledger.unanswered == 1 + 4 + 16 + 32
+
+
+def test_a_file_that_a_power_cut_has_damaged_is_not_believed(tmp_path: Path) -> None:
+    path = tmp_path / FILE_NAME
+    path.write_bytes(struct.pack("<2q", 3, 2**60))
+    with pytest.raises(JournalError, match=r"is damaged: .* remove it to go on"):
+        Ledger(path).read()
 
 
 def test_what_may_be_paid_from_what() -> None:
@@ -218,7 +218,7 @@ def test_the_budget_holds_for_calls_without_an_answer(
     kept = account(out)[0]
     limit += INPUTS * COST
     assert main(command(service, data, out, "--max-queries", str(limit))) == 0, capsys.readouterr().err
-    assert votes(out) == votes(undisturbed)
+    assert looks(out) == looks(undisturbed)
     assert certificates(out) == certificates(undisturbed)
     assert service.taken - before[0] <= limit
     assert service.billed - before[1] == INPUTS * COST + 2, f"{kept} votes of the first start were not asked again"
@@ -315,5 +315,5 @@ def test_a_budget_holds_over_kills(
     assert sent <= service.taken - start + kills * concurrency * BATCH, (
         "no more than the calls in flight are counted in vain"
     )
-    assert votes(out) == votes(undisturbed)
+    assert looks(out) == looks(undisturbed)
     assert certificates(out) == certificates(undisturbed)

@@ -4,7 +4,6 @@ import json
 import math
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
@@ -16,11 +15,13 @@ import numpy as np
 import pytest
 import torch
 from prediction_service import Service, brightness_class, serve
+from service_runs import BATCH, certificates, rows, run_line, save_levels, wrong_order
 
 from certify.blackbox import CallSettings, LabelMap, MemoryStore, ServiceVotes
 from certify.blackbox.images import quantize
 from certify.blackbox.local import LocalCallable
-from certify.blackbox.preflight import ENOUGH, LEVEL, PREFLIGHT_KEY, judge, spread
+from certify.blackbox.preflight import ENOUGH, LEVEL, PREFLIGHT_KEY, judge
+from certify.blackbox.spec import spread
 from certify.blackbox.stored import StoredAnswer
 from certify.cli import main
 from certify.models.architectures import build_architecture
@@ -33,9 +34,9 @@ from smoothing.estimators import Phase
 from smoothing.noise_source import TorchBlockNoise
 from smoothing.votes import VoteRequest
 
-N0, N, INPUTS, BATCH = 2, 20, 24, 4
+N0, N, INPUTS = 2, 20, 24
 COST = N0 + N
-LEVELS = np.linspace(8, 248, INPUTS).astype(np.uint8)
+LEVELS = np.linspace(8, 248, INPUTS).astype(np.uint8).tolist()
 CLEAN = np.stack([np.full((8, 8, 1), level, np.uint8) for level in LEVELS])
 
 
@@ -47,24 +48,11 @@ def service() -> Iterator[Service]:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    path = tmp_path / "toy.npz"
-    np.savez(path, images=CLEAN, labels=np.array(brightness_class(CLEAN)))
-    return path
+    return save_levels(tmp_path / "toy.npz", LEVELS)
 
 
 def command(service: Service, data: Path, out: Path, *more: str) -> list[str]:
-    return [
-        *("run", service.url, "--adapter", "oip", "--service", "model=toy", "--service", f"batch={BATCH}"),
-        *("--data", str(data), "--num-classes", "3", "--noise", "gaussian", "--sigma", "0.25"),
-        *("--n0", str(N0), "--n", str(N), "--quiet", "--out", str(out), *more),
-    ]
-
-
-def rows(folder: Path, query: str) -> list[tuple[Any, ...]]:
-    with sqlite3.connect(folder / "journal.sqlite") as connection:
-        found = list(connection.execute(query))
-    connection.close()
-    return found
+    return run_line(service, data, out, *more, n0=N0, n=N)
 
 
 def kept(folder: Path) -> list[tuple[Any, ...]]:
@@ -74,14 +62,6 @@ def kept(folder: Path) -> list[tuple[Any, ...]]:
 
 def votes(folder: Path) -> list[tuple[Any, ...]]:
     return rows(folder, 'SELECT "index", phase, sample, label FROM answers WHERE "index" >= 0 ORDER BY 1, 2, 3')
-
-
-def certificates(folder: Path) -> list[str]:
-    return [line.rsplit("\t", 1)[0] for line in (folder / "certificates.tsv").read_text().splitlines()]
-
-
-def wrong_order(images: Any) -> list[int]:
-    return [(2, 0, 1)[c] for c in brightness_class(images)]
 
 
 # --- What is sent, and that none of it is a vote ----------------------------------------------------------------------

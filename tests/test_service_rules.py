@@ -4,7 +4,6 @@ import base64
 import json
 import os
 import re
-import sqlite3
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from prediction_service import NAMES, Service, brightness_class, serve
+from prediction_service import NAMES, Service, serve
+from service_runs import account, run_line, save_levels
 
 from certify.blackbox.answers import NoAnswerError, RefusedError, ServiceError
 from certify.blackbox.canary import Canaries
@@ -40,19 +40,11 @@ def service() -> Iterator[Service]:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    images = np.stack([np.full((8, 8, 1), level, np.uint8) for level in (40, 130, 220)])
-    path = tmp_path / "toy.npz"
-    np.savez(path, images=images, labels=np.array(brightness_class(images)))
-    return path
+    return save_levels(tmp_path / "toy.npz", (40, 130, 220))
 
 
 def command(service: Service, data: Path, out: Path, *more: str, estimator: bool = False) -> list[str]:
-    votes = () if estimator else ("--n0", str(N0), "--n", str(N))
-    return [
-        *("run", service.url, "--adapter", "oip", "--service", "model=toy", "--service", "batch=4"),
-        *("--data", str(data), "--num-classes", "3", "--noise", "gaussian", "--sigma", "0.25", *votes),
-        *("--quiet", "--no-preflight", "--out", str(out), *more),
-    ]
+    return run_line(service, data, out, "--no-preflight", *more, n0=None if estimator else N0, n=N)
 
 
 def open_endpoint(service: Service, data: Path, out: Path, *more: str) -> list[str]:
@@ -75,10 +67,7 @@ def settings(folder: Path) -> dict[str, Any]:
 
 def others(folder: Path) -> int:
     """Questions that are no votes, as the journal has them."""
-    with sqlite3.connect(folder / "journal.sqlite") as connection:
-        [(found,)] = connection.execute('SELECT count(*) FROM answers WHERE "index" = -2')
-    connection.close()
-    return int(found)
+    return account(folder).get(-2, 0)
 
 
 @pytest.mark.parametrize(

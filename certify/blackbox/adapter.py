@@ -158,7 +158,7 @@ def read_json(response: httpx.Response) -> Any:
     """
     try:
         return response.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         raise RefusedError("the answer is not JSON") from None
 
 

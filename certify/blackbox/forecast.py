@@ -47,7 +47,8 @@ def service_forecast(plan: RunPlan) -> dict[str, Any]:
     others = None if asked is None else extras.queries(within, asked)
     total = None if asked is None or others is None else asked + others
     call = service.adapter.images_per_call
-    calls = None if asked is None or others is None else asked / call + others
+    together = clean.images if within else 0  # several a call, like votes; known images and the question go alone
+    calls = None if asked is None or others is None else (asked + together) / call + others - together
     seconds = None if calls is None or options.calls.per_second is None else calls / options.calls.per_second
     size = upload_bytes(plan)
     best = None
@@ -63,7 +64,7 @@ def service_forecast(plan: RunPlan) -> dict[str, Any]:
         "queries": votes,
         "queries_within_budget": asked,
         "question_queries": question if within else 0,
-        "preflight_queries": clean.images if within else 0,
+        "preflight_queries": together,
         "preflight_off": clean.why_not or None,
         "canaries": canaries,
         "canary_queries": None if others is None else others - (before if within else 0),

@@ -30,6 +30,7 @@ from certify.blackbox.answers import Answer, RefusedError
 from certify.blackbox.images import encode_png
 from certify.blackbox.secrets import expand, expand_all, expand_json, variables
 from certify.errors import UsageError
+from certify.redaction import redact_argument
 
 PLACEHOLDER = "{{png_base64}}"
 _KEY = re.compile(r"key|token|secret|password|authorization", re.IGNORECASE)
@@ -73,7 +74,7 @@ class HttpJson(Adapter):
         import jmespath
 
         if not isinstance(self.url, str) or not self.url.startswith(("http://", "https://")):
-            raise UsageError(f"url must begin with http:// or https://, got url={self.url!r}")
+            raise UsageError(f"url must begin with http:// or https://, got url={redact_argument(str(self.url))!r}")
         if self.method not in ("POST", "PUT"):
             raise UsageError(f"method must be POST or PUT, got method={self.method!r}")
         ways = [key for key in ("body", "raw", "multipart") if getattr(self, key)]
@@ -126,13 +127,15 @@ class HttpJson(Adapter):
                 raise UsageError(f"{where}: unknown key {key!r}{hint}; allowed are {', '.join(sorted(allowed))}")
             kind = {"raw": bool, "headers": dict, "body": object}.get(key, str)
             if not isinstance(value, kind):
-                raise UsageError(f"{where}: {key} must be of type {kind.__name__}, got {value!r}")
+                # Of headers the type alone: headers = "Authorization: Bearer ..." holds a secret.
+                got = type(value).__name__ if key == "headers" else repr(value)
+                raise UsageError(f"{where}: {key} must be of type {kind.__name__}, got {got}")
         if "url" not in data:
             raise UsageError(f"{where}: the key 'url' is missing")
         headers = data.get("headers", {})
         for key, value in headers.items():
             if not isinstance(value, str):
-                raise UsageError(f"{where}: headers.{key} must be text, got {value!r}")
+                raise UsageError(f"{where}: headers.{key} must be text, got {type(value).__name__}")
         try:
             return cls(**{**data, "headers": tuple(sorted(headers.items()))})
         except UsageError as error:

@@ -62,6 +62,8 @@ class LabelMap:
             label, number = row[0].strip(), int(row[1])
             if classes.setdefault(label, number) != number:
                 raise UsageError(f"{path}, line {line}: the label {label!r} already has the class {classes[label]}")
+        if not classes:
+            raise UsageError(f"the label map {path} holds no line label,class")
         return cls(num_classes, classes)
 
     def outcome(self, answer: Answer) -> int:

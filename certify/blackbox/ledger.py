@@ -5,6 +5,7 @@ So images count from the moment at which they are sent, and are taken off the ac
 taken them: the connection was refused, or it said so itself (HTTP 429).
 """
 
+import errno
 import os
 import struct
 import threading
@@ -19,6 +20,9 @@ FILE_NAME = "questions.sent"
 _NUMBER = struct.Struct("<q")
 _LOST = 0
 """Place of the number of images without an answer; every other place is a call in flight."""
+
+_MOST = 10**9
+"""Images that a file may name: each becomes a row, and more than this is what a power cut has left of a file."""
 
 
 class Purpose(StrEnum):
@@ -92,8 +96,10 @@ class Ledger:
                     "the budget is used up by what was sent, calls without an answer among it, which may have been billed; "
                     "raise --max-queries or --max-cost and repeat the line, which goes on with the answers that are there"
                 )
-            place = self._free.pop() if self._free else len(self._flying) + 1
+            place = self._free[-1] if self._free else len(self._flying) + 1
             self._write(place, images)
+            if self._free:
+                self._free.pop()  # only now: where the file could not be written, the place is still free
             self._flying[place] = (images, purpose)
             if self.left is not None:
                 self.left -= images
@@ -142,7 +148,7 @@ class Ledger:
         """Return the images on the file that a killed process has left.
 
         Raises:
-            JournalError: If it cannot be read.
+            JournalError: If it cannot be read, or is damaged.
         """
         if self.path is None:
             return 0
@@ -153,7 +159,13 @@ class Ledger:
         except OSError as error:
             raise JournalError(f"cannot read {self.path}: {error.strerror or error}; make it readable") from None
         whole = len(data) // _NUMBER.size * _NUMBER.size
-        return sum(max(number, 0) for (number,) in _NUMBER.iter_unpack(data[:whole]))
+        images: int = sum(max(number, 0) for (number,) in _NUMBER.iter_unpack(data[:whole]))
+        if images > _MOST:
+            raise JournalError(
+                f"{self.path} is damaged: it says that {images:,} images were sent without an answer; remove it to go on, "
+                "and have a look at the bill"
+            )
+        return images
 
     def clear(self) -> None:
         """Remove the file: what it held is kept elsewhere. The limit stays as it is."""
@@ -194,7 +206,8 @@ class Ledger:
             if self._file is None:
                 self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
             os.lseek(self._file, place * _NUMBER.size, os.SEEK_SET)
-            os.write(self._file, _NUMBER.pack(number))
+            if os.write(self._file, _NUMBER.pack(number)) != _NUMBER.size:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             raise JournalError(
                 f"cannot write to {self.path}: {error.strerror or error}; "

@@ -14,6 +14,7 @@ from numpy import ndarray
 from certify.blackbox.adapter import Adapter
 from certify.blackbox.answers import Answer, RefusedError
 from certify.blackbox.images import dequantize
+from smoothing.errors import ClassifierError
 
 
 @dataclass(frozen=True)
@@ -55,13 +56,21 @@ class LocalCallable(Adapter):
 
 
 def torch_function(classifier: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Any], list[int | None]]:
-    """Return the function on 8-bit images that a torch classifier makes: k / 255, forward, argmax."""
+    """Return the function on 8-bit images that a torch classifier makes: k / 255, forward, argmax.
+
+    Its labels are None where a score is not finite. It raises `ClassifierError` where the classifier does, or where it gives
+    one score an image.
+    """
 
     def function(images: UInt8[ndarray, "batch height width channel"]) -> list[int | None]:
         with torch.inference_mode():
             output = classifier(dequantize(images))
         if not output.is_floating_point():
             return [int(label) for label in output.tolist()]
+        if output.shape[1] < 2:
+            raise ClassifierError(
+                "it gives one score an image, which names no class: there must be one for each, or labels"
+            )
         good = output.isfinite().all(1).tolist()
         return [int(label) if fine else None for label, fine in zip(output.argmax(1).tolist(), good, strict=True)]
 

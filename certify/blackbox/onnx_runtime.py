@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import httpx
-import torch
 from jaxtyping import UInt8
 from numpy import ndarray
 
 from certify.blackbox.adapter import Adapter
 from certify.blackbox.answers import Answer, RefusedError
-from certify.blackbox.images import dequantize
+from certify.blackbox.local import torch_function
 from certify.errors import ModelError, UsageError
 from certify.models.from_onnx import load_onnx
 from smoothing.errors import ClassifierError
@@ -66,6 +65,12 @@ class OnnxRuntime(Adapter):
         return self.batch
 
     @property
+    def num_classes(self) -> int | None:
+        """Number of scores, where the file says it."""
+        classes: int | None = self._loaded["model"].num_classes
+        return classes
+
+    @property
     def digest(self) -> str:
         """SHA-256 of the file and of the files that it names."""
         return str(self._loaded["model"].digest)
@@ -82,12 +87,8 @@ class OnnxRuntime(Adapter):
             raise RefusedError(str(error), version=self.digest) from None
 
     def _run(self, images: UInt8[ndarray, "batch height width channel"]) -> list[Answer]:
-        with torch.inference_mode():
-            output = self._loaded["model"].classifier(dequantize(images))
-        if not output.is_floating_point():
-            return [Answer(str(int(label)), self.digest) for label in output.reshape(-1).tolist()]
-        finite = output.isfinite().all(1).tolist()
+        labels = torch_function(self._loaded["model"].classifier)(images)
         return [
-            Answer(str(label), self.digest) if fine else Answer(None, self.digest, "a score is not finite")
-            for label, fine in zip(output.argmax(1).tolist(), finite, strict=True)
+            Answer(None, self.digest, "a score is not finite") if label is None else Answer(str(label), self.digest)
+            for label in labels
         ]

@@ -137,7 +137,7 @@ class OpenAIChat(Adapter):
         text = content.strip()
         try:
             parsed = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             parsed = None
         if isinstance(parsed, dict):
             text = str(parsed.get("label", "")).strip()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from certify.blackbox.labels import LabelMap
+from certify.blackbox.spec import spread
 from certify.blackbox.spending import AUTOMATIC_CANARIES, extras_of, too_small
 from certify.blackbox.stored import StoredAnswer
 from certify.errors import CertifyError
@@ -97,13 +98,6 @@ def wanted(plan: RunPlan) -> Wanted:
     return Wanted(0, f"the budget has no room for {images} clean images beside an input")
 
 
-def spread(indices: Sequence[int], count: int) -> tuple[int, ...]:
-    """Return so many of some inputs, evenly spread over them, first and last among them."""
-    count = min(count, len(indices))
-    places = [round(i * (len(indices) - 1) / max(count - 1, 1)) for i in range(count)]
-    return tuple(indices[place] for place in places)
-
-
 @dataclass(frozen=True)
 class Findings:
     """What the answers about clean images say.
@@ -149,6 +143,12 @@ class Findings:
         return (
             f"clean accuracy {self.right / self.images:.1%} on {self.images} inputs{none} (their answers are no votes)"
         )
+
+    def remark(self) -> str:
+        """Return what to say of doubtful answers where the run goes on."""
+        if self.pointless:
+            return f"{self.trouble()}; the run goes on all the same (--no-preflight, or its votes had begun)"
+        return f"{self.trouble()}; on these few images, or labels, that may be chance, and the run goes on"
 
     def trouble(self) -> str:
         """Return what is wrong, and why that may be."""
@@ -253,7 +253,7 @@ def ask_before(plan: RunPlan, source: "ServiceVotes", inputs: Sequence[int], *, 
     remarks.tell(f"before  {found.text()}")
     refuse_pointless(plan, found, begun=begun)
     if found.doubtful:
-        remarks.add(f"{found.trouble()}; on these few images, or labels, that may be chance, and the run goes on")
+        remarks.add(found.remark())
 
 
 def refuse_pointless(plan: RunPlan, found: Findings | None, *, begun: bool) -> None:

@@ -26,8 +26,8 @@ from certify.blackbox.spending import (
     too_small,
     watched,
 )
-from certify.blackbox.store import JournalStore, StoredAnswer
-from certify.errors import UsageError
+from certify.blackbox.store import JournalStore, StoredAnswer, missing
+from certify.errors import CertifyError, UsageError
 from certify.files import write_atomically
 from certify.journal import Journal
 from certify.run_plan import RunPlan
@@ -104,9 +104,17 @@ def open_source(
         # The estimator too: choosing n or the bound after the answers are known would spend alpha a second time.
         record.check(header_of(plan))
         for index in todo:
-            # The journal must hold what its certificates are counted from, whatever becomes of the log.
-            if not store.find(index):
-                store.add(record.find(index))
+            # The journal must hold what its certificates are counted from, whatever becomes of the log: all of it, and
+            # nothing else. A run that asked the service itself may have left a part.
+            told = record.find(index)
+            if not set(store.find(index)) <= set(told):
+                raise CertifyError(
+                    f"{plan.out} holds answers about input {index} that are not those of the log {record.path}: repeat the "
+                    "line without --from-record, which goes on with these, or give another --out"
+                )
+            fresh = missing(store, told)
+            if fresh:
+                store.add(fresh)
         return RecordedVotes(record, service.labels, noise), todo
     ledger = Ledger(journal.path.parent / LEDGER_FILE)
     spending = Spending(journal, store, ledger)
@@ -140,7 +148,9 @@ def open_source(
         path = options.record
 
         def keep() -> None:
-            answers = (row for index in plan.indices for row in store.find(index))
+            # Of inputs that an interrupt or the budget has left unfinished the log would have gaps: nobody could read it.
+            finished = {entry.index for entry in journal.entries()}
+            answers = (row for index in plan.indices if index in finished for row in store.find(index))
             write_record(path, header_of(plan), answers)
 
         stack.callback(keep)
@@ -199,6 +209,10 @@ def _begin(
     chosen, votes = choose(count, questions + len(clean))
     if clean and not chosen:
         clean = ()  # of what earlier starts have left, votes come first
+        if service.options.preflight:
+            service.remarks.tell(
+                "what is left of the budget has no room for clean images beside an input: none are asked about"
+            )
         chosen, votes = choose(count, questions)
     if not count and not votes:
         # All that is asked for was answered before: nothing has to be asked to count it.
@@ -215,7 +229,7 @@ def _begin(
         few = min(AUTOMATIC_CANARIES, len(plan.data))
         count = few if choose(few, 0)[0] else 0
     chosen, _ = choose(count, 0)
-    if count:
+    if count and chosen:
         images = canary_images(count, plan.data.inputs, len(plan.data))
         source.canaries = Canaries(
             images,
@@ -255,7 +269,11 @@ def _tell(plan: RunPlan, count: int, versions: set[str | None], store: JournalSt
     `run.json` also gets what clean images have shown before the votes.
     """
     service: Service = plan.service
-    if not count and not service.options.is_random and not versions - {None}:
+    found = findings_of(plan, store.find(PREFLIGHT_KEY))
+    if found is not None and found.doubtful:
+        service.remarks.add(found.remark())  # at every start: run.json is written anew by each
+    versioned = service.shows_version or versions - {None}
+    if not count and not service.options.is_random and not versioned:
         says = (
             "reports no version" if _says_no_version(service, versions) else "has not said whether it reports a version"
         )
@@ -270,7 +288,6 @@ def _tell(plan: RunPlan, count: int, versions: set[str | None], store: JournalSt
         service.remarks.add(f"the service {says}, and {why}; that it stays the same is assumed, not checked")
     config = read_config(plan.out)
     there = config["settings"].get("service") or {}
-    found = findings_of(plan, store.find(PREFLIGHT_KEY))
     config["settings"]["service"] = {
         **there,
         "canaries": count,

@@ -204,6 +204,12 @@ def build_service(spec: str, options: ServiceOptions, data_names: Sequence[str],
         )
     if labels.num_classes != num_classes:
         raise UsageError(f"there must be {num_classes} class names, got {labels.num_classes}")
+    scores = getattr(adapter, "num_classes", None)
+    if scores is not None and scores != num_classes and options.label_map is None:
+        raise UsageError(
+            f"{spec} has scores of {scores} classes, but {num_classes} are to be certified: give --num-classes {scores}, or "
+            "a --label-map from the numbers of its scores to classes"
+        )
     return Service(adapter, labels, options)
 
 
@@ -211,9 +217,14 @@ def canary_images(count: int, read: Callable[[Sequence[int]], Any], size: int) -
     """Return so many canaries, or as many as there are: clean images, evenly spaced over the data set."""
     from certify.blackbox.images import quantize
 
-    count = min(count, size)
-    indices = [round(i * (size - 1) / max(count - 1, 1)) for i in range(count)]
-    return np.asarray(quantize(read(indices)))
+    return np.asarray(quantize(read(spread(range(size), count))))
+
+
+def spread(indices: Sequence[int], count: int) -> tuple[int, ...]:
+    """Return so many of some inputs, or all of them, evenly spread over them, first and last among them."""
+    count = min(count, len(indices))
+    places = [round(i * (len(indices) - 1) / max(count - 1, 1)) for i in range(count)]
+    return tuple(indices[place] for place in places)
 
 
 def _answers_with_numbers(adapter: Adapter) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from certify.blackbox.answers import Answer
-from certify.blackbox.budget import BudgetError
+from certify.blackbox.budget import BudgetError, BudgetSpentError
 from certify.blackbox.ledger import Ledger, Purpose
 from certify.blackbox.pipeline import storable
 from certify.blackbox.source import Keep
@@ -165,10 +165,10 @@ class Spending:
         """Ask; see `ServiceVotes`.
 
         Raises:
-            BudgetError: If the budget has nothing left for this.
+            BudgetSpentError: If the budget has nothing left for this.
         """
         if not self.ledger.allows(images, purpose):
-            raise BudgetError(
+            raise BudgetSpentError(
                 "the budget is used up: nothing is left of it for the known images that the service is watched by; raise "
                 "--max-queries or --max-cost and repeat the command, which goes on with the answers that are there"
             )

@@ -78,6 +78,7 @@ def _http_json(url: str, options: Mapping[str, str], names: Sequence[str] | None
     if not path:
         raise UsageError("the http-json adapter needs --service file=ADAPTER.toml")
     adapter = HttpJson.from_file(Path(path))
+    refuse_literal_secrets(adapter.url)  # before the message below shows it
     if url and url.rstrip("/") != adapter.url.rstrip("/"):
         raise UsageError(f"the address {url} is not the one in {path}, {adapter.url}: make them the same")
     return adapter

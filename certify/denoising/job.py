@@ -1,5 +1,6 @@
 """Trains a denoiser in front of frozen classifiers into a file; interrupted, it goes on after the last whole epoch."""
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -14,6 +15,7 @@ from certify.errors import CertifyError, UsageError
 from certify.files import make_folder
 from certify.laws import law_text
 from certify.models import load_model
+from certify.models.weights import on_meta
 from certify.training.data import TrainingData, load_training_data
 from certify.training.log import EpochRecord, TrainingLog
 from certify.training.resume import SavedTraining, check_same, drop_training, load_training, save_training
@@ -194,6 +196,7 @@ def _network(
 ) -> tuple[nn.Module, str | None, dict[str, int]]:
     """Return the network, the digest of the one that it goes on from, and its sizes."""
     if options.start is None:
+        _check_memory(options, channels, given)
         # Weights follow from the seed; the global random state is left alone.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(options.config.seed)
@@ -212,6 +215,29 @@ def _network(
                 f"{options.start} has {name} {sizes[name]}, got --{name} {value}: leave it out, or train anew"
             )
     return network, digest, sizes
+
+
+def _check_memory(options: DenoiseOptions, channels: int, given: dict[str, int]) -> None:
+    """Check that a fresh network can be trained in this machine's memory, where that is known, before any is asked for.
+
+    Raises:
+        UsageError: If its weights, gradients and Adam's two moments are larger than all of it.
+    """
+    with on_meta():
+        weights = sum(parameter.numel() for parameter in build_denoiser(options.denoiser, channels, given).parameters())
+    on_cpu = options.device is None or options.device.type == "cpu"
+    needed = 4 * weights * (4 if on_cpu else 1)
+    try:
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows
+        return
+    if needed > there:
+        known = sizes_of(options.denoiser, given)
+        sizes = " and ".join(f"{name}={value:,}" for name, value in known.items())
+        raise UsageError(
+            f"{options.denoiser} with {sizes} has {weights:,} weights, whose training takes {needed / 2**30:,.0f} GiB, but "
+            f"this machine has {there / 2**30:,.0f} GiB: lower {' or '.join(f'--{name}' for name in known)}"
+        )
 
 
 def train_denoiser(

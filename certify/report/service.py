@@ -67,7 +67,8 @@ class ServiceFacts:
         from_record: Whether the answers were read from a log; None where that is not recorded.
         counts: What the journal holds; None where it holds no answers.
         warnings: What the run itself warned of.
-        preflight: What clean images showed before the votes: "images", "right", "no_class", "p_value"; None without any.
+        preflight: What clean images showed before the votes: "images", "right", "no_class", "p_value" (None for merged
+            shards, of which each has its own); None without any.
     """
 
     adapter: str
