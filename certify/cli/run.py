@@ -265,7 +265,11 @@ def confirm_spending(out: Any, plan: Any, *, yes: bool) -> None:
 
     for line in forecast_text(service_forecast(plan)):
         out.print(line)
-    if plan.service.options.budget.paid and not yes and not typer.confirm("Spend it (--yes skips this question)?", err=True):
+    if (
+        plan.service.options.budget.paid
+        and not yes
+        and not typer.confirm("Spend it (--yes skips this question)?", err=True)
+    ):
         raise typer.Exit(130)
 
 
