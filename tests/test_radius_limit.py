@@ -92,3 +92,45 @@ def test_the_integral_of_a_score_with_an_exponential_tail() -> None:
 def test_thresholds_that_are_not_deep_enough_leave_what_was_known() -> None:
     lower, upper = cubical_limit(2, 2.0, 0.5)
     assert lower <= upper <= lower * (1 + 1e-7)
+
+
+@pytest.mark.parametrize(
+    ("log_u", "a"), [(-103_000.0, 15_680.0), (-96_707.4, 3_010_560.0), (-99_986.0, 150_530.0), (18.3261, 1.5e8)]
+)
+def test_the_allowance_grows_with_the_size_of_the_terms(log_u: float, a: float) -> None:
+    """Here terms of up to 10^11 are rounded by more than 1e-7."""
+    with mpmath.workdps(50):
+        u, term, total, n = mpmath.exp(log_u), mpmath.mpf(1), mpmath.mpf(1), 0
+        while term > 1e-40:
+            n += 1
+            term *= u / (mpmath.mpf(a) + n)
+            total += term
+        exact = mpmath.mpf(a) * log_u - u - mpmath.loggamma(mpmath.mpf(a) + 1) + mpmath.log(total)
+        low, high = (mpmath.mpf(float(x[0])) for x in _log_lower(a, np.array([log_u])))
+        assert low <= exact <= high
+        # An error of log u counts a times.
+        moved = 1e-9 * a
+        low, high = (mpmath.mpf(float(x[0])) for x in _log_lower(a, np.array([log_u + 1e-9]), 1e-9))
+        assert low <= exact <= high <= exact + 3 * moved + 1e-3
+
+
+@pytest.mark.parametrize(("d", "k", "j"), [(10, 1.01, 5.0), (784, 1.0001, 300.0), (3, 1.0000001, 1e-12)])
+def test_limits_of_cubes_with_an_exponent_close_to_one(d: int, k: float, j: float) -> None:
+    """The far root of the score is beyond float64 there, and its share is nothing rather than not a number."""
+    lower, upper = cubical_limit(d, k, j)
+    assert 0 < lower <= upper <= lower * 1.005
+    law = ExpInf((d,), scale=1.0, k=k, j=j)
+    assert law.radius(1.0, "linf") == pytest.approx(lower, rel=1e-9)
+    assert law.radius(1.0, "linf") >= law.radius(1.0, "linf", q_upper=1e-290)
+
+
+@pytest.mark.parametrize(("d", "k", "gap"), [(2, 0.02, 1e-6), (10, 0.05, 1e-5), (50, 0.999999, 1e-4)])
+def test_limits_of_diamonds_at_extreme_exponents(d: int, k: float, gap: float) -> None:
+    lower, upper = signed_limit(d, k)
+    assert 0 < lower <= upper <= lower * (1 + gap)
+
+
+def test_a_quantile_that_does_not_exist_is_infinite() -> None:
+    assert limit._quantile_above(1e6, -0.1) == math.inf
+    log_u = limit._quantile_above(40.0, -900.0)
+    assert float(_log_lower(40.0, np.array([log_u]))[0][0]) >= -900.0

@@ -228,3 +228,19 @@ def test_malformed_files(tmp_path: Path) -> None:
     mismatched = helper.make_node("MatMul", ["x", "W"], ["y"])
     with pytest.raises(GraphError, match="must fit the last axis"):
         load_onnx(save(tmp_path / "shape.onnx", [mismatched], (1, 3), {"W": array(4, 2)}))
+
+
+def test_what_an_operator_cannot_take_is_refused_with_its_name(tmp_path: Path) -> None:
+    """A negative padding cuts off; the evaluator of constants has no such thing."""
+    graph = helper.make_graph(
+        [helper.make_node("Pad", ["x", "p"], ["y"], name="cut")],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2, 4, 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.array([0, 0, -1, 0, 0, 0, 0, 2]), "p")],
+    )
+    path = tmp_path / "cut.onnx"
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(GraphError, match=r"cut\.onnx: cut: Pad: ValueError"):
+        load_onnx(path)

@@ -221,3 +221,43 @@ def test_samples(shared_dir: Path, number: int, verdict: Status | None) -> None:
     assert (bound.status[0] is Status.VERIFIED) == (number == 2)
     checked = check(graph, problem.region, problem.specification, bound.certificates)
     assert checked.status == bound.status
+
+
+def test_what_is_computed_from_numbers_is_never_inside_the_exact_bound():
+    """Sums and products are exact, and rounded outwards once; a side that was rounded is not part of the set."""
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        a, b = (float(v) for v in rng.normal(size=2))
+        c = float(rng.uniform(0.1, 3))
+        exact = (Fraction(b) - Fraction(a)) / Fraction(c)
+        for sign, side, opened in (("<=", "upper", "open_upper"), (">=", "lower", "open_lower")):
+            text = (
+                "(declare-const X_0 Real)(declare-const Y_0 Real)(assert (>= Y_0 0))(assert (<= -99 X_0 99))"
+                f"(assert ({sign} (+ (* {c!r} X_0) {a!r}) {b!r}))"
+            )
+            (found,) = parse_vnnlib(text)
+            bound = Fraction(float(getattr(found, side)[0]))
+            inwards = np.nextafter(float(bound), -np.inf if sign == "<=" else np.inf)
+            assert bound >= exact >= Fraction(inwards) if sign == "<=" else bound <= exact <= Fraction(inwards)
+            assert bool(getattr(found, opened)[0]) is (bound != exact)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("(declare-const X_00 Real)", "line 1: variables must be called"),
+        ("(declare-const X_0 Real)\n(declare-const X_\u0661 Real)", "line 2: variables must be called"),
+        (f"(declare-const X_{'1' * 5000} Real)", "line 1: variables must be called"),
+        (
+            "(declare-const X_0 Real)\n(declare-const Y_0 Real)\n(assert " + "(and " * 5000 + "true" + ")" * 5001,
+            "line 3: the formula is nested too deeply",
+        ),
+        (
+            "(declare-const Y_0 Real)\n(declare-const X_0 Real)\n(assert (<= X_0 1))",
+            "line 2: every input must have a lower and an upper bound",
+        ),
+    ],
+)
+def test_malformed_text_is_refused_with_its_line(text, reason):
+    with pytest.raises(FileFormatError, match=reason):
+        parse_vnnlib(text)

@@ -172,8 +172,10 @@ class _Translator:
                 refused.append(label + (f" ({reason})" if str(reason) else ""))
                 unknown.update(node.output)
                 continue
-            except GraphError as error:
-                raise GraphError(f"{self.path}: {label}: {error}") from error
+            except (GraphError, ValueError, TypeError, KeyError, IndexError) as error:
+                # Attributes, shapes or constants that do not fit each other, or that the evaluator of constants refuses.
+                said = error if isinstance(error, GraphError) else f"{type(error).__name__}: {error}"
+                raise GraphError(f"{self.path}: {label}: {said}") from error
             for name, value in zip(node.output, results, strict=False):
                 self.values[name] = value
         if refused:

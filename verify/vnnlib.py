@@ -3,7 +3,8 @@
 A file declares inputs X_0... and outputs Y_0..., bounds the inputs and describes the *unsafe* outputs: a counterexample
 is a point that satisfies all assertions. Assertions may nest `and` and `or` over linear comparisons; the formula is
 brought into disjunctive form, and each disjunct becomes a box of inputs with a conjunction of linear output constraints.
-Disjuncts with the same box are one problem. Decimal numbers mean the nearest double, as in all tools that read such files.
+Disjuncts with the same box are one problem. Decimal numbers mean the nearest double, as in all tools that read such files;
+what is computed from them is exact, and rounded at the end: bounds of inputs outwards, coefficients to the nearest double.
 
 Reference: Demarchi, Guidotti, Pulina, Tacchella 2023, "Supporting Standardization of Neural Networks Verification with
 VNN-LIB and CoCoNet"; the format of the VNN-COMP benchmarks since 2021.
@@ -47,10 +48,13 @@ _Expression = _Token | _List
 
 @dataclass(frozen=True)
 class _Linear:
-    """Σ coefficients[variable] * variable + constant."""
+    """Σ coefficients[variable] * variable + constant, exactly."""
 
-    coefficients: tuple[tuple[str, float], ...]
-    constant: float
+    coefficients: tuple[tuple[str, Fraction], ...]
+    constant: Fraction
+
+
+_ZERO = _Linear((), Fraction(0))
 
 
 _Constraint = tuple[_Linear, int, bool]  # the linear function is <= 0, or < 0 if true; the line it came from
@@ -139,7 +143,10 @@ def parse_vnnlib(text: str) -> list[Property]:
         elif command == "assert":
             if len(expression.items) != 2:
                 raise _error(expression.line, "assert must have one formula")
-            asserted = _formula(expression.items[1], declared)
+            try:
+                asserted = _formula(expression.items[1], declared)
+            except RecursionError:
+                raise _error(expression.line, "the formula is nested too deeply") from None
             if len(asserted) == 1:
                 common.extend(asserted[0])
             else:
@@ -147,7 +154,7 @@ def parse_vnnlib(text: str) -> list[Property]:
         elif command not in {"set-logic", "set-info", "set-option", "check-sat", "get-model", "exit"}:
             raise _error(expression.line, f"{command!r} is no command of VNN-LIB (declare-const, assert)")
     sizes = [_count(declared, letter) for letter in "XY"]
-    return _properties(common, formula, *sizes)
+    return _properties(common, formula, declared, *sizes)
 
 
 def _error(line: int, reason: str) -> FileFormatError:
@@ -200,7 +207,7 @@ def _declaration(expression: _List) -> tuple[str, int]:
     items = [item.text if isinstance(item, _Token) else "()" for item in expression.items]
     if len(items) not in (3, 4) or items[-1] != "Real" or (len(items) == 4) != (items[0] == "declare-fun"):
         raise _error(expression.line, f"a declaration must be (declare-const X_0 Real), got ({' '.join(items)})")
-    if not re.fullmatch(r"[XY]_\d+", items[1]):
+    if not re.fullmatch(r"[XY]_(0|[1-9][0-9]{0,8})", items[1]):
         raise _error(expression.line, f"variables must be called X_0, X_1, ... or Y_0, Y_1, ..., got {items[1]}")
     return items[1], expression.line
 
@@ -243,7 +250,7 @@ def _formula(expression: _Expression, declared: dict[str, int]) -> _Disjunction:
         constraints: list[_Constraint] = []
         # A chain (<= a b c) says a <= b and b <= c.
         for left, right in itertools.pairwise(values):
-            under, over = (_finite(_combine(*pair, -1.0), line) for pair in ((left, right), (right, left)))
+            under, over = (_finite(_combine(*pair, -1), line) for pair in ((left, right), (right, left)))
             below, above = (under, line, strict), (over, line, strict)
             constraints += [below, above] if head == "=" else [below] if head in {"<=", "<"} else [above]
         return [tuple(constraints)]
@@ -253,7 +260,7 @@ def _formula(expression: _Expression, declared: dict[str, int]) -> _Disjunction:
 def _linear(expression: _Expression, declared: dict[str, int]) -> _Linear:
     if isinstance(expression, _Token):
         if expression.text in declared:
-            return _Linear(((expression.text, 1.0),), 0.0)
+            return _Linear(((expression.text, Fraction(1)),), Fraction(0))
         try:
             value = float(expression.text)
         except ValueError:
@@ -262,7 +269,7 @@ def _linear(expression: _Expression, declared: dict[str, int]) -> _Linear:
             raise _error(expression.line, f"numbers must be finite, got {expression.text}")
         if value is None or not _NUMBER.fullmatch(expression.text):  # Python reads 1_0 as well
             raise _error(expression.line, f"{expression.text!r} is neither a number nor a declared variable")
-        return _Linear((), value)
+        return _Linear((), Fraction(value))
     head, line = _head(expression), expression.line
     parts = [_linear(argument, declared) for argument in expression.items[1:]]
     if not parts:
@@ -270,14 +277,14 @@ def _linear(expression: _Expression, declared: dict[str, int]) -> _Linear:
     if head == "+":
         total = parts[0]
         for part in parts[1:]:
-            total = _combine(total, part, 1.0)
+            total = _combine(total, part, 1)
         return total
     if head == "-":
         if len(parts) == 1:
-            return _combine(_Linear((), 0.0), parts[0], -1.0)
+            return _combine(_ZERO, parts[0], -1)
         total = parts[0]
         for part in parts[1:]:
-            total = _combine(total, part, -1.0)
+            total = _combine(total, part, -1)
         return total
     if head in {"*", "/"} and len(parts) >= 2:
         total = parts[0]
@@ -306,27 +313,33 @@ def _quotient(left: _Linear, right: _Linear, line: int) -> _Linear:
 
 
 def _finite(value: _Linear, line: int) -> _Linear:
-    if not all(math.isfinite(v) for v in (value.constant, *(c for _, c in value.coefficients))):
-        raise _error(line, "a sum, product or quotient is too large for a number")
+    """Return a value whose numbers are not too large for doubles, or raise."""
+    try:
+        for number in (value.constant, *(c for _, c in value.coefficients)):
+            float(number)
+    except OverflowError:
+        raise _error(line, "a sum, product or quotient is too large for a number") from None
     return value
 
 
-def _combine(first: _Linear, second: _Linear, factor: float) -> _Linear:
+def _combine(first: _Linear, second: _Linear, factor: int) -> _Linear:
     total = dict(first.coefficients)
     for name, coefficient in second.coefficients:
-        total[name] = total.get(name, 0.0) + factor * coefficient
+        total[name] = total.get(name, Fraction(0)) + factor * coefficient
     return _Linear(tuple(total.items()), first.constant + factor * second.constant)
 
 
-def _bound(constant: float, c: float) -> tuple[float, bool]:
+def _bound(constant: Fraction, c: Fraction) -> tuple[float, bool]:
     """Return the bound that c x + constant <= 0 puts on x, never inside the exact one, and whether it is outside."""
-    bound = -constant / c
-    if abs(c) == 1.0 or not math.isfinite(bound):
+    exact = -constant / c
+    try:
+        bound = float(exact)
+    except OverflowError:
+        return (math.inf if exact > 0 else -math.inf), False
+    if bound == exact:
         return bound, False
-    error = Fraction(bound) * Fraction(c) + Fraction(constant)  # positive: outside of the set
-    if error == 0:
-        return bound, False
-    return (math.nextafter(bound, math.copysign(math.inf, c)) if error < 0 else bound), True
+    inside = (bound < exact) == (c > 0)
+    return (math.nextafter(bound, math.inf if c > 0 else -math.inf) if inside else bound), True
 
 
 @dataclass(eq=False)
@@ -382,8 +395,8 @@ class _Conjunction:
             elif kinds == {"Y"}:
                 row = np.zeros(outputs)
                 for name, c in terms:
-                    row[int(name[2:])] = c
-                result.rows.append((row, function.constant, strict))
+                    row[int(name[2:])] = float(c)
+                result.rows.append((row, float(function.constant), strict))
             else:
                 raise _error(
                     line, "a constraint must bound one input, or relate outputs only; others are not supported"
@@ -391,7 +404,9 @@ class _Conjunction:
         return result
 
 
-def _properties(common: list[_Constraint], formula: _Disjunction, inputs: int, outputs: int) -> list[Property]:
+def _properties(
+    common: list[_Constraint], formula: _Disjunction, declared: dict[str, int], inputs: int, outputs: int
+) -> list[Property]:
     """Group the disjuncts by their input box."""
     shared = _Conjunction.anything(inputs).extended(common, outputs)
     boxes: dict[bytes, tuple[_Conjunction, list[list[_Row]]]] = {}
@@ -401,7 +416,7 @@ def _properties(common: list[_Constraint], formula: _Disjunction, inputs: int, o
             continue
         if not (np.isfinite(case.lower).all() and np.isfinite(case.upper).all()):
             at = int(np.flatnonzero(~(np.isfinite(case.lower) & np.isfinite(case.upper)))[0])
-            raise FileFormatError(f"every input must have a lower and an upper bound, got none for X_{at}")
+            raise _error(declared[f"X_{at}"], f"every input must have a lower and an upper bound, got none for X_{at}")
         # A row without outputs (-1, never positive) stands for a disjunct that every point of the box satisfies.
         boxes.setdefault(case.key, (case, []))[1].append(case.rows or [(np.zeros(outputs), -1.0, False)])
     properties = []

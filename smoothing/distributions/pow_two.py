@@ -2,6 +2,8 @@
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
 from typing import ClassVar
 
 import numpy as np
@@ -21,6 +23,12 @@ _LARGEST_POWER = 600.0
 """Size of the logarithm of r^k beyond which incomplete beta functions are their leading terms."""
 
 
+@lru_cache(maxsize=256)
+def excess(dimension: int, k: float, a: float) -> float:
+    """Return a - d / k to its last digit: next to the limit of a, the rounding of d / k would be a large part of it."""
+    return float(Fraction(a) - dimension / Fraction(k))
+
+
 @dataclass(frozen=True)
 class Pow2Profile(SphericalProfile):
     """psi(r) = a log(1 + r^k); |x|^k has the beta prime law of parameters d / k and a - d / k.
@@ -37,7 +45,7 @@ class Pow2Profile(SphericalProfile):
 
     @property
     def _shapes(self) -> tuple[float, float]:
-        return self.dimension / self.k, self.a - self.dimension / self.k
+        return self.dimension / self.k, excess(self.dimension, self.k, self.a)
 
     def potential(self, r: Array) -> Array:
         """Return a log(1 + r^k)."""
@@ -139,7 +147,8 @@ class Pow2Profile(SphericalProfile):
             some = np.where(rate < 0, np.log1p(q), np.where(q < 1, -np.log1p(-np.minimum(q, 1.0)), np.inf))
             large = np.isinf(q)  # then 1 + q is q
             delta = rate / self.k + np.where(rate < 0, -np.where(large, log_q - size, some), some) / self.k
-            relative = 4e-15 * (3 + np.abs(power) + size)
+            # What rounds log(expm1(size)), which is large for a tiny size, is at most the sum of the two.
+            relative = 4e-15 * (3 + np.abs(power) + size + np.minimum(np.abs(log_q), 800.0))
             # Of log(1 - q), by what q may be, and of log(1 + q).
             near = np.where(q < 1, np.where(relative * q < 1 - q, -np.log1p(-relative * q / (1 - q)), np.inf), 0.0)
             moved = np.where(rate < 0, relative * np.where(large, 1.0, q / (1 + q)), near)
@@ -175,7 +184,7 @@ class Pow2(LevelSetLaw):
         d = checked_dimension(self.shape)
         k = settle_parameter(self, "k", lambda k: k > 0, "positive")
         a = settle_parameter(self, "a", lambda a: a > d / k, f"above d / k = {d / k:g}")
-        first, second, step = d / k, a - d / k, 2 / k
+        first, second, step = d / k, excess(d, k, a), 2 / k
         if second > step:
             moment = log_gamma_ratio(first, step) + log_gamma_ratio(second, -step) - math.log(d)
             self._settle_scale(moment_ratio(self, 0.5 * moment))

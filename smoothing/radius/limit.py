@@ -25,7 +25,13 @@ from smoothing.radius.special import log_gamma_ratio
 Array = NDArray[np.float64]
 
 _SLACK = 1e-7
-"""Allowance for every logarithm of a probability: sums and differences of numbers up to 10^9, and of log Gamma."""
+"""Allowance for every logarithm of a probability, beside what the size of its terms calls for."""
+
+_UNIT = 2e-15
+"""Relative error of a product, a logarithm, or log Gamma: some units of rounding."""
+
+_ROOT = 1e-12
+"""Relative error of a score, above that of evaluating it."""
 
 _DEEP = -500.0
 """Logarithm of the probability from which on logarithms take over from float64."""
@@ -43,44 +49,74 @@ def deep_integral(t: Array, low: Array, high: Array, rest: float) -> tuple[float
         high: The same from above, [n].
         rest: log E(Z - t[-1])_+ from above.
     """
-    steps = np.log(np.diff(t)) + high[:-1] + _SLACK
-    log_h = np.logaddexp.accumulate(np.append(steps, rest + _SLACK)[::-1])[::-1] + _SLACK
+    # All logarithms, and their running sum, are rounded in proportion to the largest of them.
+    size = max(float(np.max(np.abs(part))) for part in (low, high, np.log(t), np.array([rest])))
+    slack = _SLACK + _UNIT * (len(t) + 10) * size
+    steps = np.log(np.diff(t)) + high[:-1]
+    log_h = np.logaddexp.accumulate(np.append(steps, rest)[::-1])[::-1] + slack
     fall = low[:-1] - low[1:]
     lower = np.zeros_like(fall)
     for line in (slice(None, -1), slice(1, None)):
         at, share = t[line], log_h[line] - np.log(t[line])
         # log of (t p + h) at both ends of the cell, relative to t p.
         first, last = np.logaddexp(0.0, share - low[:-1]), np.logaddexp(0.0, share - low[1:])
-        lower = np.maximum(lower, (fall + first - last - _SLACK) / at)
-    return float(np.sum(lower)) * (1 - 1e-9), float(np.sum((np.maximum(fall, 0.0) + _SLACK) / t[:-1])) * (1 + 1e-9)
+        lower = np.maximum(lower, (fall + first - last - slack) / at)
+    return float(np.sum(lower)) * (1 - 1e-9), float(np.sum((np.maximum(fall, 0.0) + slack) / t[:-1])) * (1 + 1e-9)
 
 
-def _log_lower(a: float, log_u: Array) -> tuple[Array, Array]:
-    """Return bounds on the log of P(a, u) = u^a exp(-u) / Gamma(a + 1) sum_n u^n / ((a + 1) ... (a + n))."""
+def _log_lower(a: float, log_u: Array, error: Array | float = 0.0) -> tuple[Array, Array]:
+    """Return bounds on the log of P(a, u) = u^a exp(-u) / Gamma(a + 1) sum_n u^n / ((a + 1) ... (a + n)).
+
+    `error` is that of log u, absolute: log P moves by at most a times that.
+    """
     with np.errstate(over="ignore", under="ignore"):
-        u = np.exp(log_u)
-    first = a * log_u - u - float(gammaln(a + 1.0))
+        u = np.exp(np.minimum(log_u, 700.0))
+    log_gamma = float(gammaln(a + 1.0))
+    first = a * log_u - u - log_gamma
+    terms = np.where(u < a, a * np.abs(log_u) + u + abs(log_gamma), 0.0)
+    slack = _SLACK + _UNIT * terms + 1.01 * a * error
     # The sum is below the geometric one of u / (a + 1), and its first terms above that of u / (a + m).
     m = math.ceil(math.sqrt(a)) + 1
     x, y = np.minimum(u / (a + 1.0), 1 - 1e-12), np.minimum(u / (a + m), 1 - 1e-12)
     high = np.where(u < a, np.minimum(first - np.log1p(-x), 0.0), 0.0)
     # The median of the gamma law lies below a.
     low = np.where(u < a, first + np.log1p(-(y ** (m + 1))) - np.log1p(-y), math.log(0.5))
-    return low - _SLACK, high + _SLACK
+    return low - slack, high + slack
 
 
-def _log_upper(a: float, log_u: Array) -> tuple[Array, Array]:
-    """Return bounds on the log of Q(a, u): for u > a, u^(a-1) exp(-u) / Gamma(a) and that times u / (u + 1 - a)."""
+def _log_upper(a: float, log_u: Array, error: Array | float = 0.0) -> tuple[Array, Array]:
+    """Return bounds on the log of Q(a, u): for u > a, u^(a-1) exp(-u) / Gamma(a) and that times u / (u + 1 - a).
+
+    `error` is that of log u, absolute: log Q moves by at most u + 1 times that.
+    """
     with np.errstate(over="ignore", under="ignore"):
-        u = np.exp(log_u)
+        u = np.exp(np.minimum(log_u, 600.0))  # beyond, what holds there is an upper bound
     # Below a, what holds at a is a lower bound, and 1 an upper one.
     beyond = np.maximum(u, a + 1e-9)
-    first = (a - 1.0) * np.log(beyond) - beyond - float(gammaln(a))
+    log_gamma = float(gammaln(a))
+    first = (a - 1.0) * np.log(beyond) - beyond - log_gamma
+    terms = np.abs(a - 1.0) * np.abs(np.log(beyond)) + beyond + abs(log_gamma)
+    slack = _SLACK + _UNIT * terms + 1.01 * (beyond + 1.0) * error
     other = first - np.log1p((1.0 - a) / beyond)
     # The median of the gamma law lies above a - 1/3 (Chen and Rubin 1986), for small a above 0.
     low = np.where(u <= a - 1.0 / 3.0, math.log(0.5), np.minimum(first, other))
     high = np.where(u > a + 1e-9, np.minimum(np.maximum(first, other), 0.0), 0.0)
-    return low - _SLACK, high + _SLACK
+    return np.where(log_u > 600.0, -np.inf, low - slack), high + slack
+
+
+def _exp(x: float) -> float:
+    return math.exp(x) if x < 700.0 else math.inf
+
+
+def _quantile_above(a: float, log_share: float) -> float:
+    """Return log u with log P(a, u) >= log_share, nearly the least one; infinite where float64 finds none."""
+    target = log_share + float(gammaln(a + 1.0))
+    log_u = target / a
+    for _ in range(50):  # u^a exp(-u) / Gamma(a + 1) is below P
+        log_u = (target + _exp(log_u)) / a
+    log_u += (4 * _SLACK + _UNIT * (abs(log_share) + 2 * abs(target))) / a
+    proved = log_u < 700.0 and float(_log_lower(a, np.array([log_u]))[0][0]) >= log_share
+    return log_u if proved else math.inf
 
 
 def _log_sum(logs: Array) -> float:
@@ -94,7 +130,7 @@ def _joined(
 ) -> tuple[float, float]:
     """Return bounds on R(0) from those on the part below the share exp(log_share), and others that are known."""
     share = math.exp(max(log_share, -700.0))
-    if not 1e-240 < share < 0.4:
+    if not (1e-240 < share < 0.4 and math.isfinite(deep[0]) and deep[0] <= deep[1]):
         return known
     lower = float(growth.bounds(np.array([share * (1 + 1e-9)]))[0][0]) + deep[0]
     upper = float(growth.bounds(np.array([share * (1 - 1e-9)]))[1][0]) + deep[1]
@@ -118,37 +154,40 @@ def signed_limit(dimension: int, k: float) -> tuple[float, float]:
     heads = (d + s) / 2
     log_mass = gammaln(d + 1.0) - gammaln(heads + 1) - gammaln(d - heads + 1) - d * math.log(2.0)
     log_s, power = np.log(s), k / (1.0 - k)
-    # log P(a, u) moves by at most a times the rounding of log u.
-    slack = _SLACK + 2e-14 * a * power
+    largest = _SLACK + _UNIT * (d + 1.0) * math.log(d + 1.0)  # rounding of log_mass and of sums
+
+    def log_u_of(at: float) -> tuple[Array, float]:
+        """Log u of {W >= at / s} for each s, and its error."""
+        log_u = power * (math.log(k) + log_s - math.log(at))
+        return log_u, _UNIT * power * (abs(math.log(k)) + float(log_s[-1]) + abs(math.log(at)))
 
     def log_shares(t: Array) -> tuple[Array, Array]:
         rows = []
         for at in t:
-            low, high = _log_lower(a, power * (math.log(k) + log_s - math.log(float(at))))
+            low, high = _log_lower(a, *log_u_of(float(at)))
             rows.append([_log_sum(log_mass + side) for side in (low, high)])
         low, high = np.array(rows).T
-        return low - slack, high + slack
+        return low - largest - _UNIT * np.abs(low), high + largest + _UNIT * np.abs(high)
 
     mean_w = k * math.exp(log_gamma_ratio(a, 1.0 - 1.0 / k))
     start, end = math.sqrt(d) * mean_w, 3e3 * d * mean_w / (1.0 - k)
     for _ in range(40):  # to where the share is exp(_DEEP), if thresholds go that far
         middle = math.sqrt(start * end)
         start, end = (middle, end) if log_shares(np.array([middle]))[0][0] > _DEEP else (start, middle)
-    t = np.geomspace(start, 3e3 * d * mean_w / (1.0 - k), max(min(_THRESHOLDS, _CELLS // len(s)), 100))
+    # Where no threshold is that deep, they all lie next to the last one, and some are equal.
+    t = np.unique(np.geomspace(start, 3e3 * d * mean_w / (1.0 - k), max(min(_THRESHOLDS, _CELLS // len(s)), 100)))
     low, high = log_shares(t)
     low = np.minimum.accumulate(low)
-    _, last = _log_lower(a + 1.0 - 1.0 / k, power * (math.log(k) + log_s - math.log(float(t[-1]))))
-    rest = _log_sum(log_mass + log_s + last) + math.log(mean_w) + slack
+    _, last = _log_lower(a + 1.0 - 1.0 / k, *log_u_of(float(t[-1])))
+    rest = _log_sum(log_mass + log_s + last) + math.log(mean_w)
+    rest += largest + _UNIT * abs(rest)
     lower, upper = deep_integral(t, low, high, rest)
     # The radius of the shells of those shares, from below (for u < a / 2, P(a, u) <= u^a / Gamma(a + 1)) and from above.
-    log_u = (float(low[-1]) + float(gammaln(a + 1.0)) - _SLACK) / a
-    inner = first_shells(log_u / k, d, k, 0.0) / d if log_u < math.log(a / 2) else 0.0
-    log_u = (float(low[-1]) + d * math.log(2.0) + float(gammaln(a + 1.0))) / a
-    for _ in range(50):
-        log_u = (float(low[-1]) + d * math.log(2.0) + float(gammaln(a + 1.0)) + math.exp(min(log_u, 700.0))) / a
-    log_u += 4 * _SLACK / a
-    reached = float(_log_lower(a, np.array([log_u]))[0][0]) - d * math.log(2.0) >= float(low[-1])
-    outer = math.exp((1.0 - k) / k * log_u) / (k * (1.0 - k)) if reached else math.inf
+    end_share, log_gamma = float(low[-1]), float(gammaln(a + 1.0))
+    log_u = (end_share + log_gamma - _SLACK - _UNIT * (abs(end_share) + log_gamma)) / a
+    inner = first_shells(log_u / k, d, k, 0.0) / d if log_u < min(math.log(a / 2), 700.0 * k) else 0.0
+    log_u = _quantile_above(a, end_share + d * math.log(2.0) + _UNIT * (abs(end_share) + d))
+    outer = _exp((1.0 - k) / k * log_u) / (k * (1.0 - k))
     return _joined(growth, float(low[0]), (lower + inner, upper + outer), known)
 
 
@@ -164,13 +203,23 @@ def cubical_limit(dimension: int, k: float, j: float) -> tuple[float, float]:
     growth = exponential_growth(d, k, j)
     known = float(growth.bounds(np.zeros(1))[0][0]), shells_from_above(d, k, j)
     a1 = (d - 1.0 - j) / k
-    means = j * math.exp(log_gamma_ratio(b, -1.0 / k)), k * math.exp(log_gamma_ratio(b, 1.0 - 1.0 / k))
+    rising = k * math.exp(log_gamma_ratio(b, 1.0 - 1.0 / k))
+    means = j * rising / (d - 1.0 - j), rising
+
+    def sides(t: Array, first: float, second: float) -> list[tuple[Array, Array]]:
+        """Bounds on the logs of P(first, u) for the inner sets and of Q(second, u) for the outer ones."""
+        log_u = [k * root for root in _roots(t, k, j)]
+        return [
+            side(shape, at, _UNIT * np.abs(at))
+            for side, shape, at in zip((_log_lower, _log_upper), (first, second), log_u, strict=True)
+        ]
 
     def log_shares(t: Array) -> tuple[Array, Array]:
-        inner, outer = _roots(t, k, j)
-        (low, high), (far_low, far_high) = _log_lower(b, k * inner), _log_upper(b, k * outer)
-        half = math.log(0.5)
-        return np.logaddexp(low, far_low) + half - _SLACK, np.logaddexp(high, far_high) + half + _SLACK
+        # Thresholds beside t take the error of roots.
+        (low, _), (far_low, _) = sides(t * (1 + _ROOT), b, b)
+        (_, high), (_, far_high) = sides(t * (1 - _ROOT), b, b)
+        low, high = np.logaddexp(low, far_low) + math.log(0.5), np.logaddexp(high, far_high) + math.log(0.5)
+        return low - _SLACK - _UNIT * np.abs(low), high + _SLACK + _UNIT * np.abs(high)
 
     start = 1.000001 * j * k / (k - 1.0) * (k * (k - 1.0) / j) ** (1.0 / k)  # above the least score
     end = max(start, sum(means))
@@ -185,17 +234,13 @@ def cubical_limit(dimension: int, k: float, j: float) -> tuple[float, float]:
     t = np.geomspace(start, last, _THRESHOLDS)
     low, high = log_shares(t)
     low = np.minimum.accumulate(low)
-    inner, outer = (float(root[0]) for root in _roots(t[-1:], k, j))
     parts = [
-        math.log(0.5 * mean) + float(side(a, np.array([k * at]))[1][0])
+        math.log(0.5 * mean) + float(high_there[0])
         for mean, a in zip(means, (a1, a1 + 1.0), strict=True)
-        for side, at in ((_log_lower, inner), (_log_upper, outer))
+        for _, high_there in sides(t[-1:] * (1 - _ROOT), a, a)
     ]
-    lower, upper = deep_integral(t, low, high, float(np.logaddexp.reduce(parts)))
-    log_u = (float(low[-1]) + math.log(2.0) + float(gammaln(b + 1.0))) / b
-    for _ in range(50):
-        log_u = (float(low[-1]) + math.log(2.0) + float(gammaln(b + 1.0)) + math.exp(min(log_u, 700.0))) / b
-    log_u += 4 * _SLACK / b
-    reached = float(_log_lower(b, np.array([log_u]))[0][0]) - math.log(2.0) >= float(low[-1])
-    beyond = (d - j) / j * math.exp(log_u / k) if reached else math.inf
+    rest = float(np.logaddexp.reduce(parts)) + _SLACK
+    lower, upper = deep_integral(t, low, high, rest + _UNIT * abs(rest))
+    log_u = _quantile_above(b, float(low[-1]) + math.log(2.0) + _UNIT * abs(float(low[-1])))
+    beyond = (d - j) / j * _exp(log_u / k)
     return _joined(growth, float(low[0]), (lower, upper + beyond), known)

@@ -45,7 +45,8 @@ def exponential_growth(dimension: int, k: float, j: float) -> GrowthIntegral:
     d = dimension
     b, a1, a2 = (d - j) / k, (d - 1 - j) / k, (d - 1 - j) / k + 1.0
     mean_rising = k * math.exp(log_gamma_ratio(b, 1.0 - 1.0 / k))
-    mean_falling = j * math.exp(log_gamma_ratio(b, -1.0 / k)) if j else 0.0
+    # Not by Gamma(b - 1/k), whose argument loses its digits where j is close to d - 1.
+    mean_falling = j * mean_rising / (d - 1.0 - j) if j else 0.0
 
     def inner(log_r: Array) -> tuple[Array, Array]:
         """P(r <= r_1) and E[score; r <= r_1]."""
