@@ -11,6 +11,7 @@ from shells_reference import Long, at_linf, signed
 from smoothing import Exp1, ExpInf
 from smoothing.radius import limit
 from smoothing.radius.limit import _log_lower, _log_upper, cubical_limit, deep_integral, signed_limit
+from smoothing.radius.sign_mixture import signed_exponential_growth
 
 extended = pytest.mark.skipif(
     np.finfo(np.longdouble).maxexp < 16_000, reason="long double holds no numbers below 1e-2000 on this platform"
@@ -134,3 +135,30 @@ def test_a_quantile_that_does_not_exist_is_infinite() -> None:
     assert limit._quantile_above(1e6, -0.1) == math.inf
     log_u = limit._quantile_above(40.0, -900.0)
     assert float(_log_lower(40.0, np.array([log_u]))[0][0]) >= -900.0
+
+
+@pytest.mark.parametrize(("d", "k"), [(20, 0.05), (6, 0.03)])
+def test_scores_that_underflow_leave_limits_finite(d: int, k: float) -> None:
+    """R(0) at l1 is int u^(a-1) e^-u / (k gamma(a + 1 - 1/k, u)) du, a = d / k, for scale 1: 1e13 to 1e50 here.
+
+    Products of the least shares with such scores are 0 in float64; their lines had no offset, and infinite integrals.
+    """
+    law = Exp1((d,), k=k, scale=1.0)
+    a, power = mpmath.mpf(d) / mpmath.mpf(k), 1 / mpmath.mpf(k)
+    with mpmath.workdps(30):
+
+        def integrand(u: mpmath.mpf) -> mpmath.mpf:
+            return u ** (a - 1) * mpmath.exp(-u) / (mpmath.mpf(k) * mpmath.gammainc(a + 1 - power, 0, u))
+
+        exact = mpmath.quad(integrand, [a * x / 4 for x in (0, 1, 2, 3, 4, 5, 6, 8, 12, 20)])
+        found = [law.radius(1 - q, "l1", q_upper=q) for q in (1e-300, 0.0)]
+        assert found[0] <= found[1] <= exact
+        assert found[1] >= exact * (1 - mpmath.mpf("1e-6"))
+    for q in (1e-300, 0.0):
+        assert math.isfinite(law.radius(1 - q, "linf", q_upper=q))
+
+
+def test_next_to_the_smallest_shares_cells_are_not_divided_for_ever() -> None:
+    growth = signed_exponential_growth(100, 0.05)
+    assert len(growth.thresholds) < 30_000
+    assert growth.relative_gap(np.array([0.49, 0.1, 1e-6])).max() < 1e-6

@@ -30,6 +30,9 @@ EVALUATION_ERROR = 3e-11
 """Default allowance, relative to the parts of h(t), for the special functions (incomplete gamma and beta functions of
 `scipy.special`, measured against mpmath: below 5e-12) that the shares and means were computed with."""
 
+_NORMAL = 1e-290
+"""Below this, products of a threshold and a share have lost digits to underflow."""
+
 
 @dataclass(frozen=True)
 class GrowthIntegral:
@@ -122,8 +125,12 @@ class GrowthIntegral:
     def _integrate_lines(self) -> tuple[Float64[ndarray, " m"], ...]:
         """Return slopes, offsets, cuts (from 1/2 down to 0) and the integrals from each cut up to 1/2, rounded down."""
         # The line of slope 0 comes last: Phi <= E|Z| / 2.
-        slopes = np.append(self.thresholds, 0.0)[::-1]
-        shares, means = np.append(self.shares, 0.5)[::-1], np.append(self.means, self.half_mean)[::-1]
+        # Numbers that have lost digits to underflow make no line: its offset might be 0 instead of positive.
+        normal = self.means > _NORMAL
+        slopes = np.append(self.thresholds[normal], 0.0)[::-1]
+        shares, means = (
+            np.append(v[normal], end)[::-1] for v, end in ((self.shares, 0.5), (self.means, self.half_mean))
+        )
         # h = E[Z; Z >= t] - t P(Z >= t) cancels: the allowance is relative to its parts.
         offsets = np.maximum(means - slopes * shares, 0.0) + self.error * (means + slopes * shares)
         fall, rise = np.diff(offsets), -np.diff(slopes)
@@ -147,7 +154,7 @@ class GrowthIntegral:
         shares = np.concatenate(([0.5], np.minimum(self.shares[::-1] * (1.0 + self.error), 0.5)))
         # Phi increases up to 1/2: to the right of its true place and lowered, a point is below the graph.
         means = np.concatenate(([self.half_mean], self.means[::-1])) * (1.0 - self.error)
-        kept = (shares > 0) & (means > 0)
+        kept = (shares > 0) & (means > _NORMAL)
         shares, means = shares[kept], np.minimum.accumulate(means[kept])
         pieces = _over_chord(shares[1:], means[1:], shares[:-1], means[:-1])
         return shares, means, np.concatenate(([0.0], np.cumsum(pieces)))

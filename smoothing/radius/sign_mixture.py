@@ -18,6 +18,9 @@ _TOLERANCE = 4e-7
 """Relative gap of every cell down to p = 1e-16; below, a thousand times as much."""
 
 _ROUNDS = 40
+_DEEP_ROUNDS = 10
+"""The same for shares below 1e-16: next to the smallest ones, sums of underflowing terms keep cells wide for ever."""
+
 _SMALLEST = 1e-250
 _LAST_SHARE = 1e-240
 _CHUNK = 64
@@ -94,7 +97,7 @@ def signed_exponential_growth(dimension: int, k: float) -> GrowthIntegral:
     values = score.signs.values
     t = np.geomspace(float(values[0]) * low * 1e-3, float(values[-1]) * high, 400)[::-1].copy()
     share, mean = score.partial(t)
-    for _ in range(_ROUNDS):
+    for turn in range(_ROUNDS):
         kept = (share > _SMALLEST) & (mean > 0)
         # All of the last interval, down to the threshold 0, is a cell too.
         ends = (np.append(array[kept], end) for array, end in ((t, 0.0), (share, 0.5), (mean, half_mean)))
@@ -102,6 +105,7 @@ def signed_exponential_growth(dimension: int, k: float) -> GrowthIntegral:
         lower, upper = cell_bounds(nodes, np.maximum.accumulate(shares), np.maximum.accumulate(means))
         tolerance = np.where(shares[1:] > 1e-16, _TOLERANCE, 1e3 * _TOLERANCE)
         wide = (upper - lower > tolerance * lower) & (nodes[1:] < nodes[:-1] * (1.0 - 1e-9))
+        wide &= (shares[1:] > 1e-16) | (turn < _DEEP_ROUNDS)
         wide[-1] &= bool(shares[-2] < 0.5 - float(score.signs.inner[0]) - 1e-12)
         if not wide.any():
             break
