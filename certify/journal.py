@@ -259,8 +259,9 @@ class Journal:
 
     @contextmanager
     def _transaction(self, kind: str = "IMMEDIATE") -> Iterator[None]:
-        self._connection.execute(f"BEGIN {kind}")
         try:
+            # Within: a signal may be handled as soon as this returns, and must not leave the transaction open.
+            self._connection.execute(f"BEGIN {kind}")
             yield
             self._connection.execute("COMMIT")
         except BaseException:
