@@ -110,10 +110,10 @@ class _Handler(BaseHTTPRequestHandler):
         if fault in ("429", "503"):
             self._reply(int(fault), {"error": "later"}, {"Retry-After": "0.05"} if fault == "429" else {})
             return
-        if fault == "slow":
-            time.sleep(0.3)
         with service.lock:
             service.billed += len(images)
+        if fault == "slow":  # billed before the wait: a client that gives up may have ended its run by the answer
+            time.sleep(0.3)
         if fault == "malformed":
             self._send(200, b'{"outputs": [', {})
         elif fault == "400":
