@@ -65,9 +65,11 @@ class Reference:
         grid, level = last
         level = np.maximum(level, level.max() - 50)
         way = np.concatenate(([0.0], np.cumsum(np.diff(grid) / (high - low) + np.abs(np.diff(level)) / 84)))
-        panels = np.interp(np.linspace(0.0, way[-1], 300), way, grid)
+        steep = max(1, round(density.k / 5))  # the corners of psi at |x| = 1 and |x - v| = 1 are as sharp as k is large
+        panels = np.interp(np.linspace(0.0, way[-1], 300 * steep), way, grid)
         # Closer to r = e, where |x - v| may be small.
-        near = math.log(e) + np.concatenate((np.geomspace(1e-15, 30.0, 120), -np.geomspace(1e-15, 30.0, 120)))
+        aside = np.geomspace(1e-15, 30.0, 120 * steep)
+        near = math.log(e) + np.concatenate((aside, -aside))
         self.edges = np.unique(np.concatenate((panels, near[(near > panels[0]) & (near < panels[-1])])))
         self.top = level.max()
 

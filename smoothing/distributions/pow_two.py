@@ -75,10 +75,10 @@ class Pow2Profile(SphericalProfile):
         # Where r^k is beyond float64, the smaller tail is the first term of its series.
         log_beta = float(betaln(first, second))
         small, large = power < -_LARGEST_POWER, power > _LARGEST_POWER
-        log_below = np.where(small, first * power, 0.0) - math.log(first) - log_beta
-        log_above = np.where(large, -second * power, 0.0) - math.log(second) - log_beta
-        below = np.where(small, np.exp(log_below), np.where(large, -np.expm1(np.minimum(log_above, 0.0)), below))
-        return below, np.where(large, np.exp(log_above), np.where(small, -np.expm1(np.minimum(log_below, 0.0)), above))
+        log_below = np.minimum(np.where(small, first * power, 0.0) - math.log(first) - log_beta, 0.0)
+        log_above = np.minimum(np.where(large, -second * power, 0.0) - math.log(second) - log_beta, 0.0)
+        below = np.where(small, np.exp(log_below), np.where(large, -np.expm1(log_above), below))
+        return below, np.where(large, np.exp(log_above), np.where(small, -np.expm1(log_below), above))
 
     def quantile(self, q: float, *, upper: bool) -> float:
         """Return a quantile of |x|."""

@@ -11,6 +11,7 @@ together, so that the work is done by few operations on long arrays.
 """
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -29,6 +30,8 @@ _ROUNDS = 40
 _TAIL = 1e-20
 _MOST_CELLS = 40_000
 _BATCH = 64
+_THREADS = 2
+"""More gain nothing: what remains runs under the interpreter's lock."""
 
 # Rows of an array of points: what is known at the ends of cells, so that halving a cell computes its middle only.
 _Y, _R, _BELOW, _ABOVE, _LOG_DENSITY, _V, _ERROR, _DELTA, _SPREAD, _SHARE_LOW = range(10)
@@ -114,8 +117,8 @@ class Caps:
         v0, v1, d0, d1 = left[_V], right[_V], left[_DELTA], right[_DELTA]
         spread0, spread1 = left[_SPREAD], right[_SPREAD]
         # log(r / s) is monotone, falling for t > 0 and rising for t < 0, because h is nondecreasing.
-        d_low, d_high = np.minimum(d0 - spread0, d1 - spread1), np.maximum(d0 + spread0, d1 + spread1)
         with np.errstate(all="ignore"):
+            d_low, d_high = np.minimum(d0 - spread0, d1 - spread1), np.maximum(d0 + spread0, d1 + spread1)
             # s rises with r.
             s = r0 * np.exp(-d0 - spread0) * (1 - 1e-14), r1 * np.exp(-d1 + spread1) * (1 + 1e-14)
             square = np.expm1(-2 * d_high), np.expm1(-2 * d_low)
@@ -204,7 +207,15 @@ def caps_bounds(
     """
     relative = np.broadcast_to(np.asarray(relative, dtype=np.float64), t.shape)
     parts = [slice(i, i + _BATCH) for i in range(0, len(t), _BATCH)]
-    results = [_batch(profile, t[part], e[part], tolerance[part], relative[part]) for part in parts]
+
+    def bounds(part: slice) -> tuple[Array, Array]:
+        return _batch(profile, t[part], e[part], tolerance[part], relative[part])
+
+    if len(parts) == 1:
+        return bounds(parts[0])
+    # Most of the time goes to special functions, which numpy runs without the interpreter's lock.
+    with ThreadPoolExecutor(min(len(parts), _THREADS)) as pool:
+        results = list(pool.map(bounds, parts))
     return np.concatenate([low for low, _ in results]), np.concatenate([high for _, high in results])
 
 

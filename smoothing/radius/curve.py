@@ -9,7 +9,8 @@ M(e) = int min(q_v, e^t q) >= 1/2 + e^t w(e), with t fixed. If q^(-1/m) is conve
 the length e together, max(q_v^(-1/m), (e^t q)^(-1/m)), which is min(q_v, e^t q)^(-1/m); and M^(-1/(m - d)) is convex in e by
 the inequality of Borell, Brascamp and Lieb. For log-concave q, the limit of large m, log M is concave (Prekopa). Hence M
 lies above what the chord of that power says between two lengths for which one t has been used, and the loss falls with the
-square of their distance.
+square of their distance. Where there is no such m, and composing would take too many nodes, chords in log e serve: see
+`smoothing.radius.scale_chords`.
 
 Reference: Yang et al. 2020, Section 4 and Appendix (level-set method); Borell 1975, Brascamp and Lieb 1976 for chords; the
 rounding and the table are our own.
@@ -24,6 +25,7 @@ from scipy.interpolate import PchipInterpolator
 
 from smoothing.radius.level_set import LENGTHS, NODE_LOSS, failure_bounds, slope_at_half, thresholds
 from smoothing.radius.line import is_line
+from smoothing.radius.scale_chords import ScaleScores, scale_share
 from smoothing.radius.spherical import Array, SphericalProfile
 
 NODE_GAP = 6e-4
@@ -44,8 +46,17 @@ _INNER = (4e-7, 0.4905)
 """Failure probabilities between which `NODE_GAP` is meant; outside, eight times as much will do."""
 _LEAST_LEAD = 1.5e-4
 _FEW_NODES, _MOST_NODES = 4500, 9000
+_MOST_NODES_AT_POLE = 7500
+"""The same where probabilities move at an infinite rate: the lengths of interest span dozens of decades."""
+
 _LINE_NODES = 150_000, 250_000
 """The same in one dimension, where a node costs some microseconds."""
+_MOST_SCORE = 5.0
+"""Largest sum of scores for chords in log e, which cost a second bound per node: with less they save most of the nodes."""
+
+_MOST_SCORE_AT_POLE = 0.6
+"""The same where a table starts far closer to p = 1/2, as no line through it is known."""
+
 _ROUNDS = 12
 _BATCH, _LINE_BATCH = 64, 4096
 
@@ -62,6 +73,7 @@ class LevelSetCurve:
         above: w(e) from above, up to rounding, [n]; it tells how much of the gap is the rounding of nodes.
         far: Bound on w at the length of the next node with the node's own t, [n]; the last one is not used.
         power: The m - d for which chords are drawn, infinite for a log-concave law; 0 for none.
+        spent: What chords in log e give up in the middle of each cell, in w, [n]; empty where they are not drawn.
     """
 
     e: Array
@@ -71,6 +83,11 @@ class LevelSetCurve:
     above: Array = field(default_factory=lambda: np.empty(0))
     far: Array = field(default_factory=lambda: np.empty(0))
     power: float = 0.0
+    spent: Array = field(default_factory=lambda: np.empty(0))
+
+    @property
+    def _chords(self) -> bool:
+        return len(self.e) > 1 and (self.power > 0 or len(self.spent) == len(self.e))
 
     @classmethod
     def build(cls, profile: SphericalProfile, gap: float = NODE_GAP) -> "LevelSetCurve":
@@ -84,28 +101,41 @@ class LevelSetCurve:
         if not len(nodes.e):  # radii beyond what is looked at: the linear bound is left
             return LevelSetCurve(nodes.e, nodes.w, nodes.t, nodes.slope)
         fair, most_nodes = _LINE_NODES if is_line(profile) else (_FEW_NODES, _MOST_NODES)
-        goal = 1.0
+        if not nodes.slope and not is_line(profile):
+            most_nodes = _MOST_NODES_AT_POLE
+        goal, room = 1.0, False
         for index in range(_ROUNDS):
             curve = nodes.curve()
             gaps = curve.gaps()
             # Only what lies outside as a whole: a look-up within falls back on the node before, wherever that is.
             outside = (np.concatenate(([0.5], curve.w[:-1])) <= _INNER[0]) | (curve.w >= _INNER[1])
             excess = gaps / np.where(outside, 8.0 * gap, gap)
-            if curve.power:  # the loss of a chord falls with the square
+            if curve._chords:  # the loss of a chord falls with the square
                 excess = np.where(excess > 1, np.sqrt(excess), excess)
             if index < 4:  # what is left to do says what can be done
                 needed, most = float(np.sum(excess[1:])), max(COARSE_GAP / gap, 1.0)
-                goal = min(max(needed / fair, 1.0), most) if curve.slope > 0 else most
+                costly = needed > fair or curve.slope == 0
+                goal = min(max(needed / fair, 1.0), most) if curve.slope > 0 or curve._chords else most
                 nodes.rounding = _ROUNDING_SHARE * gap * goal
-            parts = np.ceil(np.minimum(excess / goal, 1e3))
-            parts = np.where(parts > 30, 12, np.where(parts > 2, 3, parts)).astype(np.int64)
+                if index and costly and not curve._chords and nodes.draw_chords():
+                    continue
+            for _ in range(100):  # the worst cells first, if there is no room for all
+                parts = _parts(excess / goal)
+                if room := len(curve.e) + int(np.sum(parts[1:] - 1)) <= most_nodes:
+                    break
+                goal *= 1.2
             parts[0] = 1
             if index >= 4:  # out there the rounding of w, not the distance of nodes, may be what is lost
                 parts[outside] = 1
+            coarse = curve._chords & (curve.rounded() > 0.5 * gaps) & (parts > 1)
+            parts[coarse] = 1
+            coarse &= nodes.sharp == 0
             parts[1:][curve.e[1:] <= curve.e[:-1] * (1 + 1e-7)] = 1
-            if len(curve.e) + int(np.sum(parts - 1)) > most_nodes or not np.any(parts > 1):
+            if not room or not np.any((parts > 1) | coarse):
                 break
-            nodes.split(parts)
+            nodes.sharpen(coarse, curve.rounded())
+            if np.any(parts > 1):
+                nodes.split(parts)
         return curve
 
     def gaps(self) -> Array:
@@ -118,15 +148,19 @@ class LevelSetCurve:
             return np.empty(0)
         before = self._radius(np.minimum(np.nextafter(self.w, 1.0), 0.5), depth=4)
         result = np.maximum(1 - before / self.e, 0.0)
-        if self.power and len(self.e) > 4:
+        if self._chords and len(self.e) > 4:
             # log e as a function of log (1/2 - w) - log w is nearly straight at both ends.
             odds = PchipInterpolator(np.log(self.e), np.log((0.5 - self.w) / self.w))
             middle = np.sqrt(self.e[1:]) * np.sqrt(self.e[:-1])
             w = 0.5 / (1 + np.exp(odds(np.log(middle))))
             result[1:] = np.maximum(result[1:], 1 - self._radius(w, depth=4) / middle)
+        return np.asarray(result + self.rounded())
+
+    def rounded(self) -> Array:
+        """Return what each node has lost of its length by the rounding of its w, as far as that is known."""
         if len(self.above) == len(self.e) > 1:
-            result += (self.above - self.w) * self.sensitivity()
-        return np.asarray(result)
+            return np.asarray((self.above - self.w) * self.sensitivity())
+        return np.zeros_like(self.e)
 
     def sensitivity(self) -> Array:
         """Return |d log e / d w| about each node: the larger of those on both sides; there are at least two."""
@@ -151,8 +185,9 @@ class LevelSetCurve:
         # The difference is rounded to the next float64, which may be below what is left.
         rest = np.nextafter(0.5 - np.minimum(left, 0.5), 1.0)
         more = self._radius(rest, depth - 1) if depth > 1 and len(rest) else np.maximum(0.5 - rest, 0) * self.slope
-        if self.power and len(self.e) > 1:
-            more = np.maximum(more, self._along_chord(at, w[some]))
+        if self._chords:
+            along = self._along_chord if self.power else self._along_scale_chord
+            more = np.maximum(more, along(at, w[some]))
         # No further than the next node: what that has lost by rounding must not show as a radius that falls again.
         ceiling = np.append(self.e[1:], np.inf)[at]
         result[some] = np.maximum(result[some], np.minimum(self.e[at] + more, ceiling))
@@ -183,6 +218,26 @@ class LevelSetCurve:
             step = (self.e[i + 1] - self.e[i]) * share * (1 - 1e-11)
         return np.where(valid & np.isfinite(step), np.maximum(step, 0.0), 0.0)
 
+    def _along_scale_chord(self, at: NDArray[np.int64], w: Array) -> Array:
+        """The same for the chord in log e."""
+        i = np.minimum(at, len(self.e) - 2)
+        start, end, spent = self.w[i], self.far[i], self.spent[i]
+        w = np.clip(w * (1 + 4e-14), end, start)
+        valid = (at == i) & (end < start) & np.isfinite(spent)
+        with np.errstate(all="ignore"):
+            share = scale_share(spent, start, end, w)
+            step = self.e[i] * np.expm1(np.log(self.e[i + 1] / self.e[i]) * share) * (1 - 1e-11)
+        return np.where(valid & np.isfinite(step), np.maximum(step, 0.0), 0.0)
+
+
+def _parts(excess: Array) -> NDArray[np.int64]:
+    """Return into how many parts to divide cells that lose so many times what is aimed at; a few, as it may fall faster."""
+    parts = np.ceil(np.minimum(excess, 1e3))
+    return np.where(parts > 30, 12, np.where(parts > 2, 3, parts)).astype(np.int64)
+
+
+_PER_NODE = ("e", "w", "t", "above", "far", "reached", "sharp")
+
 
 class _Nodes:
     """The nodes of a table that is being built, all proved."""
@@ -191,27 +246,52 @@ class _Nodes:
         self.profile, self.slope = profile, slope_at_half(profile)
         convex = profile.convex_power()
         self.power = 0.0 if convex is None else convex - profile.dimension
+        self.scores: ScaleScores | None = None
         self.rounding = _ROUNDING_SHARE * gap
         self.e, self.w, self.t = _first_nodes(profile, self.slope)
-        self.above, self.far, self.reached = np.empty(0), np.empty(0), np.empty(0)
+        self.above, self.far, self.reached, self.sharp = np.empty(0), np.empty(0), np.empty(0), np.empty(0)
         if not len(self.e):
             return
         # Where w hardly moves with e it has to be closer than at first.
         self.w, self.above = failure_bounds(profile, self.e, self.t, self._losses(self.e))
         self._keep(_frontier(self.w))
-        self.far, self.reached = np.zeros_like(self.e), np.zeros_like(self.e)
+        self.far, self.reached, self.sharp = (np.zeros_like(self.e) for _ in range(3))
 
     def curve(self) -> LevelSetCurve:
         """Return the table of the nodes so far."""
         self._keep(_frontier(self.w))
-        if self.power:
+        if self.power or self.scores:
             stale = np.flatnonzero(self.reached[:-1] != self.e[1:])
             following = self.e[stale + 1]
             self.far[stale], _ = failure_bounds(self.profile, following, self.t[stale], self._losses(following))
             self.reached[stale] = following
         kappa = np.exp(np.minimum(self.t, 700.0)) * (1 - 1e-14)
-        far = self.far.copy() if self.power else np.empty(0)
-        return LevelSetCurve(self.e, self.w, kappa, self.slope, self.above, far, self.power)
+        far = self.far.copy() if self.power or self.scores else np.empty(0)
+        spent = self.scores.losses(self.e, self.w, kappa) if self.scores else np.empty(0)
+        return LevelSetCurve(self.e, self.w, kappa, self.slope, self.above, far, self.power, spent)
+
+    def draw_chords(self) -> bool:
+        """Draw chords in log e from now on if they pay, and return whether they do."""
+        if self.scores is None and not self.power:
+            scores = ScaleScores.of(self.profile)
+            most = _MOST_SCORE if self.slope or is_line(self.profile) else _MOST_SCORE_AT_POLE
+            self.scores = scores if scores is not None and scores.total < most else None
+            return self.scores is not None
+        return False
+
+    def sharpen(self, some: NDArray[np.bool_], lost: Array) -> None:
+        """Compute the bounds of some nodes again, whose rounding has taken the share `lost` of their lengths."""
+        at = np.flatnonzero(some)
+        if len(at):
+            losses = (self.above[at] - self.w[at]) / np.minimum(self.w[at], 0.5 - self.w[at])
+            losses = np.maximum(0.5 * losses * self.rounding / lost[at], _LEAST_LOSS)
+            self.w, self.above, self.reached = (
+                self.w.copy(),
+                self.above.copy(),
+                self.reached.copy(),
+            )  # a curve has the old
+            self.w[at], self.above[at] = failure_bounds(self.profile, self.e[at], self.t[at], losses)
+            self.reached[at], self.sharp[at] = 0.0, 1.0
 
     def split(self, parts: NDArray[np.int64]) -> None:
         """Divide the cell that ends in each node into that many parts; the first node ends none."""
@@ -223,11 +303,12 @@ class _Nodes:
         w, above = failure_bounds(self.profile, new, t, self._losses(new))
         nothing = np.zeros_like(new)
         order = np.argsort(np.concatenate((self.e, new)), kind="stable")
-        for name, more in (("e", new), ("w", w), ("t", t), ("above", above), ("far", nothing), ("reached", nothing)):
-            setattr(self, name, np.concatenate((getattr(self, name), more))[order])
+        known = {"e": new, "w": w, "t": t, "above": above}
+        for name in _PER_NODE:
+            setattr(self, name, np.concatenate((getattr(self, name), known.get(name, nothing)))[order])
 
     def _keep(self, kept: NDArray[np.bool_]) -> None:
-        for name in ("e", "w", "t", "above", "far", "reached"):
+        for name in _PER_NODE:
             array = getattr(self, name)
             if len(array):
                 setattr(self, name, array[kept])

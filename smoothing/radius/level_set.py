@@ -85,6 +85,8 @@ def thresholds(profile: SphericalProfile, e: Array, guess: Array) -> Array:
         a, b, fa, fb = low[open_], high[open_], below[open_], above[open_]
         share = np.clip(-fa / (fb - fa), 0.02, 0.98) if index % 3 < 2 else 0.5
         middle = a + share * (b - a)
+        if index % 3 == 2:  # a guess may be off by dozens of decades
+            middle = np.where(b > 8 * a, np.sqrt(np.maximum(a, 1e-6 * b) * b), middle)
         value = excess(middle, e[open_])
         up = value >= 0
         high[open_], above[open_] = np.where(up, middle, b), np.where(up, value, fb)
@@ -151,6 +153,8 @@ class LevelSetRadius:
 
 _ZOOM = 8
 _SHARPEST = 1e-6
+_FIRST_STEPS = np.array([-1e-5, 0.0, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3])
+_LAST_STEPS = np.array([-1e-5, -1e-6, -3e-7, -1e-7, -1e-8, -1e-9, 3e-7, 1e-6])
 
 
 def level_set_radius(profile: SphericalProfile, w: float) -> LevelSetRadius:
@@ -174,8 +178,10 @@ def level_set_radius(profile: SphericalProfile, w: float) -> LevelSetRadius:
     def trial(e: Array, loss: float) -> tuple[Array, Array]:
         nonlocal guess
         t = thresholds(profile, e, np.full_like(e, guess))
-        guess = max(float(np.median(t)), 1e-300)
-        return failure_bounds(profile, e, t, np.full_like(e, loss))
+        guess = min(max(float(np.median(t)), 1e-300), 1e3)  # what lies beyond the support has any t
+        below, above = failure_bounds(profile, e, t, np.full_like(e, loss))
+        # Beyond where the density has a float64, cells stay open however often they are halved, and above says nothing.
+        return below, np.where(above > 2 * below, np.maximum(below, 0.0), above)
 
     low, high = _bracket(trial, at, max(linear, typical * LENGTHS[0] ** 0.5), typical)
     # In a heavy tail w hardly moves with e: what rounding may take from e decides.
@@ -200,15 +206,33 @@ def level_set_radius(profile: SphericalProfile, w: float) -> LevelSetRadius:
     e = np.geomspace(low, high, _ZOOM)
     below, above = trial(e, _SHARPEST * scale)
     proved = max(proved, *e[below >= at], 0.0)
-    middle = 0.5 * (below + above)
-    estimate = float(np.interp(-at, -middle, e))
-    # What is left between the last two points: a chord of w(e), and a little less.
-    aim = float(np.interp(-at, -below, e))
-    e = aim * (1 - np.array([1e-9, 1e-8, 1e-7, 1e-6, 1e-5]))
-    below, _ = trial(e, _SHARPEST * scale)
-    proved = max(proved, *e[below >= at], 0.0)
+    estimate, aim = float(np.interp(-at, -0.5 * (below + above), e)), float(np.interp(-at, -below, e))
+    # What is left between the last two points: a chord of w(e), and a little less, with the best threshold that there is.
+    ratio = _better_threshold(profile, aim, guess, _SHARPEST * scale)
+    for steps in (_LAST_STEPS,) if ratio == 1.0 else (_FIRST_STEPS, _LAST_STEPS):
+        e = aim * (1 + steps)
+        t = ratio * thresholds(profile, e, np.full_like(e, guess))
+        below, above = failure_bounds(profile, e, t, np.full_like(e, _SHARPEST * scale))
+        proved = max(proved, *e[below >= at], 0.0)
+        if ratio != 1.0:
+            estimate = max(estimate, float(np.interp(-at, -np.minimum.accumulate(0.5 * (below + above)), e)))
+            aim = float(np.interp(-at, -np.minimum.accumulate(below), e))
     lower = max(proved, linear)
     return LevelSetRadius(lower, max(estimate, lower) if w == at else lower)
+
+
+def _better_threshold(profile: SphericalProfile, e: float, guess: float, loss: float) -> float:
+    """Return by what to multiply the threshold at `e` for a larger w: the estimate of steep densities has few digits."""
+    length = np.full(7, e)
+    start, ratio = thresholds(profile, length, np.full_like(length, guess)), 1.0
+    for width in (3e-2, 5e-3, 1e-3):
+        ratios = ratio * (1 + width * np.linspace(-1, 1, 7))
+        w, _ = failure_bounds(profile, length, start * ratios, np.full_like(length, loss))
+        best, middle = int(np.argmax(w)), len(w) // 2
+        if w[best] - w[middle] <= 10 * loss * min(w[middle], 0.5 - w[middle]):
+            break
+        ratio = float(ratios[best])
+    return ratio
 
 
 def _bracket(

@@ -31,7 +31,7 @@ import scipy
 from numpy.typing import NDArray
 
 from smoothing.errors import InvalidArgumentError, SmoothingError
-from smoothing.radius import caps, curve, differential, level_set, line, signs, special, spherical
+from smoothing.radius import caps, curve, differential, level_set, line, scale_chords, signs, special, spherical
 from smoothing.radius.curve import LevelSetCurve
 from smoothing.radius.differential import GrowthIntegral
 from smoothing.radius.spherical import SphericalProfile
@@ -66,7 +66,7 @@ def use_folder(folder: Path | str | None) -> None:
 # --- Curves of the level-set method -----------------------------------------------------------------------------------
 
 
-_CURVE = ("e", "w", "kappa", "above", "far")
+_CURVE = ("e", "w", "kappa", "above", "far", "spent")
 
 
 @lru_cache(maxsize=128)
@@ -112,7 +112,9 @@ def table_header(profile: SphericalProfile) -> str:
             raise InvalidArgumentError(f"a profile kept on disk must hold numbers, got {field.name}={value!r}")
         values[field.name] = float(value).hex()
     return _header(
-        kind, values, (curve, level_set, caps, line, spherical, special, sys.modules[type(profile).__module__])
+        kind,
+        values,
+        (curve, scale_chords, level_set, caps, line, spherical, special, sys.modules[type(profile).__module__]),
     )
 
 
