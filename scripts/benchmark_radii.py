@@ -1,11 +1,13 @@
 """Measure what radii cost: the table of each law, ten thousand look-ups, and the same by scipy.integrate and brentq.
 
-    python scripts/benchmark_radii.py [--quick]
+    python scripts/benchmark_radii.py [--quick | --extremes]
 
 Every ratio is taken in this run. For a level set, the direct way writes the integral (an expectation over the length of the
 noise) as a `scipy.integrate.quad`, finds the threshold by one `brentq` and the radius by another around it; for a
 differential integral it is a quad of 1 / Phi(p), with a brentq for the threshold of each p. It is timed on a few radii, and
-its time for ten thousand is that times the number. All times are processor seconds of one thread.
+its time for ten thousand is that times the number. All times are processor seconds, of all threads.
+
+`--extremes` builds the tables of laws at the ends of their parameters instead, and prints the time and the gap of each.
 """
 
 import argparse
@@ -45,6 +47,33 @@ LEVEL_SETS: tuple[tuple[type[LevelSetLaw], int, dict[str, float]], ...] = (
     (Exp2, 150528, {"k": 0.1}),
     (Exp2, 150528, {"k": 2.0, "j": 150520.0}),
     (Pow2, 150528, {"k": 2.0, "a": 75266.0}),
+)
+
+EXTREMES: tuple[tuple[type[LevelSetLaw], int, float, float], ...] = (
+    # Family, d, k, and j, or a - d / k.
+    (Exp2, 1, 0.1, 0.0),
+    (Exp2, 1, 1.0, 0.9),
+    (Exp2, 1, 100.0, 0.9),
+    (Exp2, 2, 100.0, 0.999),
+    (Exp2, 2, 28.8, 1.9),
+    (Exp2, 3, 100.0, 1.9),
+    (Exp2, 784, 0.1, 782.9),
+    (Exp2, 3072, 2.0, 3071.0),
+    (Exp2, 150_528, 2.0, 150_526.9),
+    (Exp2, 150_528, 100.0, 150_526.9),
+    (Pow2, 1, 2.0, 0.01),
+    (Pow2, 1, 0.1, 0.1),
+    (Pow2, 2, 2.0, 0.01),
+    (Pow2, 2, 0.1, 0.1),
+    (Pow2, 2, 0.5, 0.02),
+    (Pow2, 2, 0.1, 20.1),
+    (Pow2, 3, 0.3, 0.1),
+    (Pow2, 5, 54.0, 0.003),
+    (Pow2, 784, 0.1, 20.1),
+    (Pow2, 3072, 0.3, 0.4),
+    (Pow2, 3073, 0.3, 0.1),
+    (Pow2, 150_528, 2.0, 0.5),
+    (Pow2, 150_528, 0.5, 0.02),
 )
 
 INTEGRALS: tuple[tuple[type[SmoothingDistribution], int, dict[str, float], str], ...] = (
@@ -202,6 +231,17 @@ def level_set_row(
     row(law, "l2", law.curve, gap, lambda q: direct(law.profile, q), probes)
 
 
+def extreme_row(family: type[LevelSetLaw], d: int, k: float, last: float) -> None:
+    """Print a row of the table of extreme parameters: seconds on the clock and of all threads, nodes and gap."""
+    law = family((d,), scale=1.0, k=k, j=last) if family is Exp2 else family((d,), scale=1.0, k=k, a=d / k + last)
+    text = f"k={k:g}, " + (f"j={last:g}" if family is Exp2 else f"a=d/k+{last:g}")
+    clock, start = time.perf_counter(), time.process_time()
+    curve = law.curve()
+    clock, seconds = time.perf_counter() - clock, time.process_time() - start
+    gap = curve.gaps()[(curve.w < 0.49) & (curve.w > 1e-6)].max()
+    print(f"| {law.name} {text} | {d} | {clock:.1f} | {seconds:.1f} | {len(curve.e):,} | {gap:.0e} |", flush=True)
+
+
 def integral_row(
     family: type[SmoothingDistribution], d: int, parameters: dict[str, float], norm: str, probes: tuple[float, ...]
 ) -> None:
@@ -218,7 +258,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one direct radius per law instead of three")
     parser.add_argument("--largest", type=int, default=150_528, help="leave out laws of more dimensions (150528)")
+    parser.add_argument("--extremes", action="store_true", help="tables of extreme parameters, without the direct way")
     arguments = parser.parse_args()
+    if arguments.extremes:
+        print("| law | d | clock, s | processor, s | nodes | largest gap, .51 to 1-1e-6 |")
+        print("| --- | --- | --- | --- | --- | --- |")
+        for extreme in EXTREMES:
+            if extreme[1] <= arguments.largest:
+                extreme_row(*extreme)
+        return
     probes = (0.1,) if arguments.quick else (0.3, 0.1, 0.01)
     print(
         "| law, norm | d | table, s | 10,000 look-ups, s | largest gap, .51 to 1-1e-6 | direct, s per radius | ratio |"
