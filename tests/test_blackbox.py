@@ -485,6 +485,7 @@ def test_label_map_file(tmp_path: Path) -> None:
         LabelMap.from_csv(write(path, "a,0\na,1\n"), 2)
     numbers = LabelMap(3)
     assert [numbers.outcome_of(text) for text in ("0", "2", "3", "-1", "1.0", "²", "x")] == [0, 2, 3, 3, 3, 3, 3]
+    assert numbers.outcome_of("1" * 5000) == 3  # more digits than Python reads
 
 
 def test_rekognition_against_moto(monkeypatch: pytest.MonkeyPatch) -> None:

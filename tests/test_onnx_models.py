@@ -1,5 +1,6 @@
 """ONNX files as classifiers."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,8 @@ def linear_graph(
     helper, element = onnx.helper, {"float": onnx.TensorProto.FLOAT, "double": onnx.TensorProto.DOUBLE}[kind]
     rng = np.random.default_rng(seed)
     dtype = {"float": np.float32, "double": np.float64}[kind]
-    weight, bias = rng.normal(size=(4, 3)).astype(dtype), rng.normal(size=3).astype(dtype)
+    values = math.prod(size for size in shape if isinstance(size, int)) if isinstance(shape[0], int) else 4
+    weight, bias = rng.normal(size=(values, 3)).astype(dtype), rng.normal(size=3).astype(dtype)
     nodes = [
         helper.make_node("Flatten", ["x"], ["flat"]),
         helper.make_node("Gemm", ["flat", "weight", "bias"], ["scores"]),
@@ -101,6 +103,26 @@ def test_onnx_shapes(tmp_path: Path) -> None:
     assert load_model(f"onnx:{path}", input_shape=(4, 1, 1)).input_shape == (4, 1, 1)
     with pytest.raises(ClassifierError, match=r"failed on a batch of shape \(3, 1, 3, 3\)"):
         scores(load_model(f"onnx:{path}"), batch((1, 3, 3)))
+
+
+@pytest.mark.parametrize("batch_size", ["N", 4])
+def test_onnx_with_channels_last(tmp_path: Path, batch_size: int | str) -> None:
+    path = tmp_path / "g.onnx"
+    weight, bias = linear_graph(path, shape=(2, 5, 3), batch_size=batch_size)
+    loaded = load_model(f"onnx:{path}")
+    assert loaded.input_shape == (3, 2, 5)
+    x = batch((3, 2, 5), 6)
+    expected = x.permute(0, 2, 3, 1).flatten(1).numpy() @ weight + bias
+    np.testing.assert_allclose(scores(loaded, x).numpy(), expected, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ClassifierError, match="takes inputs of 3x2x5, got 2x5x3"):
+        scores(loaded, batch((2, 5, 3)))
+    # Nothing is known of a graph with open sizes, but which of them is the channel's.
+    weight, bias = linear_graph(path, shape=(2, "W", 3))
+    with pytest.raises(ClassifierError, match=r"failed on a batch of shape \(3, 2, 5, 3\)"):
+        scores(load_model(f"onnx:{path}"), batch((3, 2, 5)))
+    linear_graph(path, shape=(3, 2, 5))
+    with pytest.raises(ClassifierError, match="takes inputs of 3x2x5, got 2x5x3"):
+        scores(load_model(f"onnx:{path}"), batch((2, 5, 3)))
 
 
 def test_onnx_digest_covers_external_tensors(tmp_path: Path) -> None:

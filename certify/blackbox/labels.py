@@ -76,7 +76,8 @@ class LabelMap:
             return self.num_classes
         if self.classes:
             return self.classes.get(label, self.num_classes)
-        number = int(label) if label.isascii() and label.isdecimal() else self.num_classes
+        # No class number is that long, and Python refuses to read thousands of digits.
+        number = int(label) if label.isascii() and label.isdecimal() and len(label) < 19 else self.num_classes
         return min(number, self.num_classes)
 
     def describe(self) -> dict[str, Any]:

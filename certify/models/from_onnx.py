@@ -27,7 +27,8 @@ class OnnxClassifier:
     """A callable around a graph with one floating-point input [N, *shape] and scores [N, classes] or labels [N] out.
 
     A graph exported for a fixed batch size is fed in pieces of that size, the last one padded with zeros and the
-    padding's answers dropped. Non-finite scores pass through: the votes count them as invalid.
+    padding's answers dropped. A graph for images with channels last ([N, height, width, 3 or 4]) gets them so; inputs here
+    have channels first. Non-finite scores pass through: the votes count them as invalid.
 
     Args:
         path: For error messages.
@@ -58,6 +59,11 @@ class OnnxClassifier:
         self.batch: int | None = batch if isinstance(batch, int) and batch > 0 else None
         known = all(isinstance(size, int) and size > 0 for size in sizes)
         self.graph_shape: tuple[int, ...] | None = tuple(sizes) if known else None
+        # As TensorFlow exports them: images with their channels last, where sizes leave no doubt.
+        colours = (3, 4)
+        self.channels_last = len(sizes) == 3 and sizes[-1] in colours and sizes[0] not in colours
+        if self.channels_last and self.graph_shape:
+            self.graph_shape = (self.graph_shape[2], *self.graph_shape[:2])
         self.input_shape = input_shape
         if self.graph_shape and (input_shape is None or math.prod(input_shape) != math.prod(self.graph_shape)):
             # A graph for flattened inputs takes any arrangement of them, so its own says nothing about the data's.
@@ -73,11 +79,16 @@ class OnnxClassifier:
         Raises:
             ClassifierError: If the inputs do not have the graph's shape, or the graph fails on them.
         """
-        shape = self.graph_shape or tuple(x.shape[1:])
-        if math.prod(shape) != math.prod(x.shape[1:]):
-            raise ClassifierError(f"{self._path} takes inputs of {shape_text(shape)}, got {shape_text(x.shape[1:])}")
+        own = tuple(x.shape[1:])
+        shape = self.graph_shape or own
+        # Flattening is an arrangement; a picture in the place of another of the same size is a mistake.
+        if math.prod(shape) != math.prod(own) or (len(shape) == len(own) == 3 and shape != own):
+            raise ClassifierError(f"{self._path} takes inputs of {shape_text(shape)}, got {shape_text(own)}")
         session = self._session(x.device.type)
         inputs = x.detach().reshape(x.shape[0], *shape).float().cpu().numpy().astype(self._dtype, copy=False)
+        if self.channels_last:
+            inputs = np.ascontiguousarray(np.moveaxis(inputs, 1, -1))
+            shape = inputs.shape[1:]
         step = self.batch or max(len(inputs), 1)
         pieces = []
         for start in range(0, max(len(inputs), 1), step):

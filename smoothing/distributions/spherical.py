@@ -89,12 +89,12 @@ class LevelSetLaw(SphericalLaw):
     The first radius of a law builds the curve of its profile, in seconds; it is kept, for all scales, while the process
     lives, and on disk by `smoothing.radius.table`. `direct_radius` is for a single value, without a table.
 
-    The relative gap to the exact radius is below 1e-3 for p_A from 0.51 to 1 - 1e-6, and below 1e-2 where the singularity
-    of the density at the origin, or its cusp in one or two dimensions, makes probabilities move at a (nearly) infinite
-    rate: Exp2 with j >= d - 2. Where Pow2 has no variance, a close to d / k, radii span dozens of decades; chords keep the
-    gap below 1e-3 there for k >= 1. For k < 1 there are no chords: the gap is up to 3e-3 for d = 2 and 3, up to 5e-3 for
-    other d with exponents k a - d of the tail between 0.05 and 2, and grows as they fall further (7e-2 at 0.01, d = 2).
-    `LevelSetCurve.gaps` states it for every table, and `direct_radius` has none of it.
+    The relative gap to the exact radius is below 1e-3 for p_A from 0.51 to 1 - 1e-6, at any exponent of the tail above 0.05
+    (below, radii leave float64, and the gap grows once they do); it is at most about 1e-2 where the pole of the density at
+    the origin makes probabilities move at a (nearly) infinite rate: Exp2 with j >= d - 2. Between nodes the table composes
+    shifts, or follows chords, where convexity gives them or, for cusps, poles and heavy tails, scaling
+    (`smoothing.radius.scale_chords`). `LevelSetCurve.gaps` states the gap of every table; `direct_radius` has almost none.
+
     Closer to 1/2 it tends to that of the linear bound (1/2 - q) / Phi(1/2), which is 0 for a finite Phi(1/2) (for j >= d -
     1, where that is infinite, the radius is 0 from some p_A near 1/2 on); from p_A = 1 - 1e-13 on the radius no longer
     grows by more than what composing shifts gives.
@@ -149,7 +149,7 @@ class LevelSetLaw(SphericalLaw):
     def direct_radius(self, q_upper: float, norm: Norm | str) -> LevelSetRadius:
         """Return one radius without the law's table, and its estimate, in input units; remembered while the process lives.
 
-        A second or two of work, where a table takes 1 to 60; `radius` always uses the table, so that it gives one and the
+        Some seconds of work, where a table takes 1 to 60; `radius` always uses the table, so that it gives one and the
         same value whatever was asked before, which is never above this one.
 
         Args:

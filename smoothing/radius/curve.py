@@ -32,7 +32,7 @@ NODE_GAP = 6e-4
 """Relative loss between neighbouring nodes of a table that its construction aims at."""
 
 COARSE_GAP = 4e-3
-"""The same for laws that would need too many nodes: those with a singularity at the origin, above all."""
+"""The same for laws that would need too many nodes: those with a pole at the origin, above all."""
 
 _ROUNDING_SHARE = 1 / 6
 """Share of it that the rounding of a node's w may take, as a loss of its length."""
@@ -46,7 +46,7 @@ _INNER = (4e-7, 0.4905)
 """Failure probabilities between which `NODE_GAP` is meant; outside, eight times as much will do."""
 _LEAST_LEAD = 1.5e-4
 _FEW_NODES, _MOST_NODES = 4500, 9000
-_MOST_NODES_AT_POLE = 7500
+_MOST_NODES_AT_POLE = 8000
 """The same where probabilities move at an infinite rate: the lengths of interest span dozens of decades."""
 
 _LINE_NODES = 150_000, 250_000
@@ -119,11 +119,11 @@ class LevelSetCurve:
                 nodes.rounding = _ROUNDING_SHARE * gap * goal
                 if index and costly and not curve._chords and nodes.draw_chords():
                     continue
-            for _ in range(100):  # the worst cells first, if there is no room for all
+            for _ in range(400):  # the worst cells first, if there is no room for all
                 parts = _parts(excess / goal)
                 if room := len(curve.e) + int(np.sum(parts[1:] - 1)) <= most_nodes:
                     break
-                goal *= 1.2
+                goal *= 1.05
             parts[0] = 1
             if index >= 4:  # out there the rounding of w, not the distance of nodes, may be what is lost
                 parts[outside] = 1

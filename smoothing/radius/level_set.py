@@ -160,7 +160,7 @@ _LAST_STEPS = np.array([-1e-5, -1e-6, -3e-7, -1e-7, -1e-8, -1e-9, 3e-7, 1e-6])
 def level_set_radius(profile: SphericalProfile, w: float) -> LevelSetRadius:
     """Return the l2 radius of a spherical law for a top-class probability of at least 1 - w, without a table.
 
-    A second or two of work for a radius that is right to about 1e-6 of itself for w from 1e-12 up to 0.499.
+    Some seconds of work for a radius that is right to about 1e-6 of itself (5e-6 for k = 100) for w from 1e-12 up to 0.499.
 
     Args:
         profile: The law.
