@@ -57,6 +57,9 @@ _MOST_SCORE = 5.0
 _MOST_SCORE_AT_POLE = 0.6
 """The same where a table starts far closer to p = 1/2, as no line through it is known."""
 
+_LEAST_GOAL_AT_POLE = 2.0
+"""Factor there by which cells with chords may be longer than `NODE_GAP` asks for: its nodes cost most."""
+
 _ROUNDS = 12
 _BATCH, _LINE_BATCH = 64, 4096
 
@@ -115,7 +118,8 @@ class LevelSetCurve:
             if index < 4:  # what is left to do says what can be done
                 needed, most = float(np.sum(excess[1:])), max(COARSE_GAP / gap, 1.0)
                 costly = needed > fair or curve.slope == 0
-                goal = min(max(needed / fair, 1.0), most) if curve.slope > 0 or curve._chords else most
+                least = 1.0 if curve.slope > 0 or is_line(profile) else _LEAST_GOAL_AT_POLE
+                goal = min(max(needed / fair, least), most) if curve.slope > 0 or curve._chords else most
                 nodes.rounding = _ROUNDING_SHARE * gap * goal
                 if index and costly and not curve._chords and nodes.draw_chords():
                     continue
