@@ -52,7 +52,10 @@ class Density:
 
 
 class Reference:
-    """The largest failure probability that a shift of length e forgives, to about 1e-8 of it."""
+    """The largest failure probability that a shift of length e forgives, to about 1e-8 of it.
+
+    Logs of r end at 700: a law with more than 1e-9 of its mass beyond is none for it (exponents of the tail below .03).
+    """
 
     def __init__(self, density: Density, e: float) -> None:
         self.density, self.e, self.d = density, e, density.d

@@ -84,6 +84,18 @@ def test_the_tail_beyond_the_last_cell_is_counted() -> None:
     assert max(first**2, last**2) * 1e-17 <= found <= 3e-15
 
 
+def test_what_lies_beyond_float64_is_counted() -> None:
+    """log |x| beyond 290 log 10, where 39 % of this law are: h still moves at its full rate there."""
+    k, shape = 0.003, 7.0
+    law = gamma(shape)
+    scores = scores_of(Exp2Profile(1, k, 1 - k * shape))
+    u = law.ppf((np.arange(1_000_000) + 0.5) / 1_000_000)
+    square = (k * (shape - u)) ** 2
+    assert scores.squared[1, 0] >= np.mean(square * (np.log(u) / k > 290 * math.log(10)))
+    assert scores.squared[1, -1] >= np.mean(square)
+    assert float(np.interp(0.6, *scores.squared)) >= np.sum(np.sort(square)[-600_000:]) / 1_000_000
+
+
 def few_nodes(profile: SphericalProfile, lengths: list[float]) -> LevelSetCurve:
     """A table of proved nodes at some lengths, as sharp as they come, with the thresholds of the middles of their cells."""
     e = np.array(lengths)

@@ -82,7 +82,7 @@ class ScaleScores:
             last = _tail(profile, r, above, score)
         squares = np.concatenate(([first], square * (1 + 1e-9)))
         curves = np.concatenate(([first], curved))
-        if not (np.all(np.isfinite(squares)) and np.all(np.isfinite(mass)) and math.isfinite(last)):
+        if not all(np.all(np.isfinite(part)) for part in (squares, curves, mass, last)):
             return None
         return ScaleScores(_largest(mass, curves, last), _largest(mass, squares, last))
 
@@ -102,7 +102,7 @@ class ScaleScores:
         Returns:
             [n], of which the last stands for no cell and is infinite.
         """
-        width = np.append(np.log(e[1:] / e[:-1]) * (1 + 1e-9), np.inf)
+        width = np.append(np.log(e[1:] / e[:-1]) * (1 + 1e-9) + 1e-15, np.inf)
         grown = _GROWS * w
         with np.errstate(over="ignore", invalid="ignore"):
             moves = width * np.sqrt(grown * np.interp(grown, *self.squared))
@@ -122,7 +122,7 @@ def _tail(profile: SphericalProfile, r: Array, above: Array, score: Array) -> fl
         return math.inf
     before = max(int(falls[0]), len(r) - 40)
     density = (above[before] - above[-1]) / math.log(r[-1] / r[before])
-    _, most = profile.elasticity(r[-1:], np.array([1e300]))
+    _, most = profile.elasticity(r[-1:], np.array([np.inf]))
     return float(abs(score[-1]) * density + most[0] * (profile.dimension * above[-1] + density)) * (1 + 1e-6)
 
 

@@ -48,7 +48,10 @@ class SphericalProfile(ABC):
 
     @abstractmethod
     def elasticity(self, lower: Array, upper: Array) -> tuple[Array, Array]:
-        """Return bounds below and above on r h'(r) / h(r), which is not negative, for all r in [lower, upper]."""
+        """Return bounds below and above on r h'(r) / h(r), which is not negative, for all r in [lower, upper].
+
+        `upper` may be infinite; where nothing bounds it then, infinity or no number is a good answer.
+        """
 
     @abstractmethod
     def cumulative(self, r: Array) -> tuple[Array, Array]:
