@@ -225,7 +225,10 @@ def test_errors_are_messages(
 def test_signals_interrupt_and_the_same_line_resumes(folder: Path, kind: signal.Signals) -> None:
     line = [sys.executable, "-m", "certify", *RUN, "--out", "run", "--no-preflight"]
     environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "PAUSE": "0.2"}
+    # Shells start what they put in the background with SIGINT ignored, which a process would pass on to its children.
+    before = signal.signal(kind, signal.default_int_handler)
     process = subprocess.Popen(line, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
+    signal.signal(kind, before)
     deadline = time.monotonic() + 60
     config = folder / "run" / "run.json"
     while time.monotonic() < deadline and process.poll() is None:
