@@ -151,7 +151,7 @@ def check(draw: Draw) -> float:
 
 
 def cheap(draw: Draw) -> bool:
-    """Whether the table of a law takes a few seconds: not next to its pole or limit, nor in heavy tails without chords."""
+    """Whether the table of a law takes a few seconds: not next to its pole or limit, nor in heavy tails."""
     it = draw.density
     if it.k > 10 or (it.a is not None and it.a * it.k - it.d < 0.5):
         return False

@@ -79,6 +79,20 @@ def test_what_a_kill_leaves_on_the_file(tmp_path: Path) -> None:
     assert ledger.unanswered == 0
 
 
+def test_what_was_lost_is_on_the_disk_before_the_call_is_struck_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, synced = tmp_path / FILE_NAME, []
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(path.read_bytes()))
+    ledger = Ledger(path)
+    place = ledger.send(4, Purpose.VOTE)
+    ledger.settle(ledger.send(5, Purpose.VOTE))
+    assert not synced, "a sync for each call would take longer than the call"
+    ledger.lose(place)
+    assert synced == [struct.pack("<3q", 4, 4, 0)]
+    assert Ledger(path).read() == 4
+
+
 def test_a_call_that_could_not_be_written_down_takes_no_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ledger = Ledger(tmp_path / FILE_NAME)
     first, second, third = (ledger.send(images, Purpose.VOTE) for images in (1, 2, 4))
