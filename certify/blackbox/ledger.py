@@ -43,7 +43,7 @@ class Ledger:
 
     The file holds one number a call in flight, written before the call and struck out when its answers are safe, and the
     images of all calls that ended without an answer: whatever kills the process, what may have been billed is there. A
-    power cut may lose the calls in flight, and nothing else: the others are rare enough for a sync to disk each.
+    power cut may lose the calls in flight; those without an answer are rare enough for a sync to disk each.
     Without a path nothing is kept.
 
     Args:

@@ -58,7 +58,7 @@ _MOST_SCORE_AT_POLE = 0.6
 """The same where a table starts far closer to p = 1/2, as no line through it is known."""
 
 _LEAST_GOAL_AT_POLE = 2.0
-"""Factor there by which cells with chords may be longer than `NODE_GAP` asks for: its nodes cost most."""
+"""Factor there by which cells with chords may be longer than `NODE_GAP` asks for: there nodes cost most."""
 
 _ROUNDS = 12
 _BATCH, _LINE_BATCH = 64, 4096
@@ -289,11 +289,8 @@ class _Nodes:
         if len(at):
             losses = (self.above[at] - self.w[at]) / np.minimum(self.w[at], 0.5 - self.w[at])
             losses = np.maximum(0.5 * losses * self.rounding / lost[at], _LEAST_LOSS)
-            self.w, self.above, self.reached = (
-                self.w.copy(),
-                self.above.copy(),
-                self.reached.copy(),
-            )  # a curve has the old
+            for name in ("w", "above", "reached"):  # a curve that was made holds the old arrays
+                setattr(self, name, getattr(self, name).copy())
             self.w[at], self.above[at] = failure_bounds(self.profile, self.e[at], self.t[at], losses)
             self.reached[at], self.sharp[at] = 0.0, 1.0
 
