@@ -38,7 +38,8 @@ class Service:
     Attributes:
         classify: uint8 [n, h, w, c] -> class numbers.
         fault: Called with (number of the request, images) before an answer; returns None for an honest answer, or one of
-            "429", "503", "drop", "slow", "malformed", "shape", "refuse", "empty", "400", "nan".
+            "429", "503", "drop", "hold", "slow", "late", "malformed", "shape", "refuse", "empty", "400", "nan".
+        released: When it is set, calls on "hold" end, without an answer, and those that are "late" with one.
         version: Version that is reported; None: none.
         billed: Images answered.
         taken: Images that came in and were not turned away (429): what another service might bill.
@@ -50,6 +51,7 @@ class Service:
     def __init__(self) -> None:
         self.classify: Callable[[Any], list[int]] = brightness_class
         self.fault: Callable[[int, Any], str | None] = lambda number, images: None
+        self.released = threading.Event()
         self.version: str | None = "1"
         self.billed = 0
         self.taken = 0
@@ -68,6 +70,18 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
+
+    def handle(self) -> None:
+        with contextlib.suppress(ConnectionError):  # a client that has given up, or was killed
+            super().handle()
+
+    def finish(self) -> None:
+        try:
+            super().finish()
+        except ConnectionError:  # what was not sent cannot be; the socket is closed when both of its files are
+            pass
+        finally:
+            self.rfile.close()
 
     def do_GET(self) -> None:
         if self.path == "/v2/models/toy":
@@ -103,7 +117,9 @@ class _Handler(BaseHTTPRequestHandler):
             service.keys.add(key)
             fault = service.fault(number, images)
             service.taken += 0 if fault == "429" else len(images)
-        if fault == "drop":
+        if fault == "hold":
+            service.released.wait(60)
+        if fault in ("drop", "hold"):
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
             return
@@ -112,8 +128,11 @@ class _Handler(BaseHTTPRequestHandler):
             return
         with service.lock:
             service.billed += len(images)
-        if fault == "slow":  # billed before the wait: a client that gives up may have ended its run by the answer
+        # Billed before the wait: a client that gives up may have ended its run by the answer.
+        if fault == "slow":
             time.sleep(0.3)
+        if fault == "late":
+            service.released.wait(60)
         if fault == "malformed":
             self._send(200, b'{"outputs": [', {})
         elif fault == "400":

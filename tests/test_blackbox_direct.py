@@ -34,6 +34,7 @@ class Scripted:
     def __init__(self, script: list[bytes], context: ssl.SSLContext | None) -> None:
         self.script = script
         self.connections = 0
+        self.ended = 0
         self.requests: list[bytes] = []
         self._context = context
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -57,6 +58,8 @@ class Scripted:
                         self._talk(connection)
             except OSError:
                 continue
+            finally:
+                self.ended += 1
 
     def _talk(self, connection: socket.socket) -> None:
         data = b""
@@ -143,7 +146,9 @@ ZIPPED = gzip.compress(
 def test_answers_in_every_form_and_what_becomes_of_the_connection(item: bytes, connections: int) -> None:
     async def steps(ask: Any) -> list[bytes]:
         first = await ask(b"first")
-        await asyncio.sleep(0.05)  # the end of a connection may come after the answer
+        while item.endswith(HANG_UP) and not server.ended:  # the end of a connection may come after the answer
+            await asyncio.sleep(0.005)
+        await asyncio.sleep(0.02)
         return [first.content, (await ask(b"x" * 300_000)).content]
 
     with scripted(item, answer(b"other")) as server:
@@ -177,16 +182,19 @@ def test_what_is_no_answer_is_none_and_spoils_no_other(item: bytes, error: type[
 
 
 def test_the_answer_to_a_call_that_was_given_up_is_not_the_next_calls() -> None:
+    given_up = threading.Event()
+
     async def steps(ask: Any) -> bytes:
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(ask(b"first"), 0.2)
+        given_up.set()
         return bytes((await ask(b"second")).content)
 
     class Late(Scripted):
         def _talk(self, connection: socket.socket) -> None:
             if self.connections == 1:  # answers when the client has given up, on the connection of that call
                 connection.recv(65536)
-                threading.Event().wait(0.4)
+                given_up.wait(10)
                 connection.sendall(answer(b"late"))
             else:
                 super()._talk(connection)
@@ -203,15 +211,15 @@ def test_a_slow_answer_is_waited_for_while_it_moves() -> None:
         def _talk(self, connection: socket.socket) -> None:
             connection.recv(65536)
             for byte in answer(b"one-two"):
-                threading.Event().wait(0.01)
+                threading.Event().wait(0.05)
                 connection.sendall(bytes([byte]))
 
     async def steps(ask: Any) -> bytes:
-        return bytes((await ask(b"first", 0.4)).content)
+        return bytes((await ask(b"first", 1.5)).content)
 
     server = Slow([], None)
     try:
-        assert talk(steps, server) == b"one-two"  # 47 bytes, 0.01 s each: longer than the limit in all
+        assert talk(steps, server) == b"one-two"  # 45 bytes, 0.05 s each: longer than the limit in all
     finally:
         server.close()
 

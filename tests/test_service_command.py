@@ -10,10 +10,10 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from ctrl_c import ctrl_c_at
 from prediction_service import NAMES, Service, brightness_class, serve
 from service_runs import BATCH, account, certificates, looks, rows, run_line, save_levels
 
@@ -220,38 +220,19 @@ def test_a_service_behind_a_denoiser(
     assert NAMES[0] == "ant"
 
 
-def interrupt_at(service: Service, request: int) -> None:
-    """Send this process a Ctrl-C while the service works on a request."""
-
-    def fault(number: int, images: Any) -> None:
-        if number == request:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    service.fault = fault
-
-
-@pytest.fixture
-def ctrl_c() -> Iterator[None]:
-    before = signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # ignored in a process that a shell sent to the back
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 CANARIES = ("--canaries", "2", "--concurrency", "1")
 ESTIMATING = 1 + 2 + 6 + 2  # the question, the canaries, the selection in calls of 4, the canaries again
 
 
 def test_canaries_of_a_run_that_is_interrupted_and_resumed(
-    service: Service, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], ctrl_c: None
+    service: Service, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     service.version = None
     undisturbed, out = tmp_path / "undisturbed", tmp_path / "run"
     assert main(command(service, data, undisturbed, *CANARIES)) == 0, capsys.readouterr().err
     billed = service.billed
-    interrupt_at(service, service.requests + ESTIMATING + 13)
-    assert main(command(service, data, out, *CANARIES)) == 130
+    with ctrl_c_at(service, service.requests + ESTIMATING + 13):
+        assert main(command(service, data, out, *CANARIES)) == 130
     assert N0 * INPUTS < answers(out) < (N0 + N) * INPUTS
     assert main(command(service, data, out, *CANARIES)) == 0, capsys.readouterr().err
     assert looks(out) == looks(undisturbed)
@@ -263,14 +244,14 @@ def test_canaries_of_a_run_that_is_interrupted_and_resumed(
 
 
 def test_changed_canaries_void_what_the_interrupted_run_had_asked(
-    service: Service, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], ctrl_c: None
+    service: Service, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     service.version = None
     out = tmp_path / "run"
     assert main(command(service, data, out, *CANARIES, "--indices", "0")) == 0, capsys.readouterr().err
     good = certificates(out)
-    interrupt_at(service, service.requests + 1 + 2 + 4 + 2 + 13)  # like ESTIMATING, with two inputs
-    assert main(command(service, data, out, *CANARIES)) == 130
+    with ctrl_c_at(service, service.requests + 1 + 2 + 4 + 2 + 13):  # like ESTIMATING, with two inputs
+        assert main(command(service, data, out, *CANARIES)) == 130
     billed = service.billed
     service.classify = lambda images: [0] * len(images)
     for _ in range(2):

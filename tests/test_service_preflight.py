@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ctrl_c import ctrl_c_at
 from prediction_service import Service, brightness_class, serve
 from service_runs import BATCH, certificates, rows, run_line, save_levels, wrong_order
 
@@ -147,17 +148,9 @@ def test_clean_images_go_through_the_denoiser_and_the_8_bit_step() -> None:
 
 
 def test_interrupted_it_goes_on_where_it_was(service: Service, data: Path, tmp_path: Path) -> None:
-    def fault(number: int, images: Any) -> None:
-        if number == 4:  # the question, two calls, and this one
-            os.kill(os.getpid(), signal.SIGINT)
-
-    service.fault = fault
     line = command(service, data, tmp_path / "run", "--concurrency", "1")
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
+    with ctrl_c_at(service, 4):  # the question, two calls, and this one
         assert main(line) == 130
-    finally:
-        signal.signal(signal.SIGINT, before)
     assert 2 * BATCH <= len(kept(tmp_path / "run")) <= 3 * BATCH
     assert votes(tmp_path / "run") == []
     assert main(line) == 0

@@ -438,9 +438,10 @@ def test_a_service_owes_no_account_of_its_training(
 def test_a_call_that_takes_too_long_is_made_again(
     service: Service, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    service.fault = lambda number, images: "slow" if number == 4 else None  # .3 s
-    more = ("--timeout", "0.15", "--concurrency", "1", "--indices", "1")
+    service.fault = lambda number, images: "late" if number == 4 else None
+    more = ("--timeout", "1.5", "--concurrency", "1", "--indices", "1")
     assert main(command(service, data, tmp_path / "run", *more)) == 0, capsys.readouterr().err
+    service.released.set()
     assert service.billed == COST + 1 + 4, "the call that was too late was answered twice, and counted once"
     assert main(["audit", str(tmp_path / "run")]) == 0, capsys.readouterr().out
     assert main(command(service, data, tmp_path / "run", "--timeout", "0")) == 2
