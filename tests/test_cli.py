@@ -221,6 +221,13 @@ def test_errors_are_messages(
     assert not (folder / "r").exists()
 
 
+def test_a_program_that_calls_main_keeps_its_own_handler_of_sigterm(capsys: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    assert main(["--version"]) == 0
+    assert main(["run"]) == 2
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])
 def test_signals_interrupt_and_the_same_line_resumes(folder: Path, kind: signal.Signals) -> None:
     line = [sys.executable, "-m", "certify", *RUN, "--out", "run", "--no-preflight"]

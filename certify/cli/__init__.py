@@ -3,7 +3,7 @@
 import contextlib
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -64,9 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Every error raised on purpose becomes one message on standard error: wrong usage exits with 2, a failure with 1, an
     interruption (Ctrl-C or SIGTERM) with 130. Only a defect of this program shows a traceback.
     """
-    _treat_sigterm_like_ctrl_c()
     try:
-        result = app(args=list(arguments) if arguments is not None else None, standalone_mode=False)
+        with _sigterm_like_ctrl_c():
+            result = app(args=list(arguments) if arguments is not None else None, standalone_mode=False)
         return result if isinstance(result, int) else 0
     except typer.Exit as leave:
         if leave.exit_code == 130:
@@ -108,9 +108,18 @@ def _exit_code(error: Exception) -> int | None:
     return None
 
 
-def _treat_sigterm_like_ctrl_c() -> None:
+@contextlib.contextmanager
+def _sigterm_like_ctrl_c() -> Iterator[None]:
     def interrupt(_signal: int, _frame: Any) -> None:
         raise KeyboardInterrupt
 
-    with contextlib.suppress(ValueError):  # not the main thread: whoever runs us there handles signals
-        signal.signal(signal.SIGTERM, interrupt)
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not the main thread: whoever runs us there handles signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        # A program that calls `main` has its own ways back.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
