@@ -20,7 +20,7 @@ from smoothing.errors import InvalidArgumentError
 from smoothing.radius import table
 from smoothing.radius.caps import caps_from_below
 from smoothing.radius.curve import LevelSetCurve
-from smoothing.radius.level_set import level_set_radius, make_node
+from smoothing.radius.level_set import LevelSetRadius, level_set_radius, make_node
 from smoothing.radius.spherical import Array, SphericalProfile
 from smoothing.testing import check_distribution
 
@@ -258,6 +258,17 @@ def test_uniform_ball_against_mpmath(dimension: int) -> None:
                 0.5, mpf(dimension + 1) / 2, 0, (mpf(claimed) * (1 + mpf("1e-9")) / 2) ** 2, regularized=True
             )
             assert share <= mpf(1) / 2 - mpf(q) <= above
+
+
+def test_direct_radii_refuse_what_is_no_probability() -> None:
+    for law in (Exp2((3,), sigma=1.0, k=1), Exp2((3,), sigma=1.0, k=2), Pow2((3,), sigma=1.0, k=2, a=4)):
+        for bad in (math.nan, -0.1, 1.1, 2.0):
+            with pytest.raises(InvalidArgumentError, match="q_upper must be in"):
+                law.direct_radius(bad, "l2")
+        assert [law.direct_radius(q, "linf") for q in (0.5, 0.7, 1.0)] == [LevelSetRadius(0.0, 0.0)] * 3
+        assert law.direct_radius(0.0, "l2").lower == math.inf
+    with pytest.raises(InvalidArgumentError, match="d / k above 2,000,000"):
+        Exp2((150_528,), sigma=1.0, k=0.05).direct_radius(0.1, "l2")
 
 
 def test_two_classes() -> None:

@@ -29,6 +29,9 @@ _CELLS, _USUAL_CELLS, _MOST_CELLS = 400, 20_000, 200_000
 _MARGIN, _MOST_MARGIN = 2e-5, 0.1
 """Relative distances above the estimated radius at which a bound is tried first, and last."""
 
+_PAIR_MARGIN = 3e-4
+"""The first for two classes, whose recorded radii are further below the exact one than that."""
+
 
 class Profile(ABC):
     """The density exp(-psi(|x|)) on R^d; u = log(r / mode), mode the most likely r on a logarithmic scale."""
@@ -196,6 +199,7 @@ class LevelSets:
             np.exp(profile.log_density(self._points)).reshape(-1, 8) * weights * width
         ).ravel() / self.law.total
         self._known: dict[float, tuple[float, float]] = {}
+        self._pairs: dict[tuple[float, float], float] = {}
         # Estimates in one dimension are sums over steps: finer roots than they are would be sought in vain.
         self._fine = 1e-7 if profile.dimension == 1 else 1e-12
 
@@ -208,10 +212,10 @@ class LevelSets:
             y = (r / (2 * e)) * np.expm1(-2 * self.profile.contraction(u, t)) - e / (2 * r)
         return cap_share(self.profile.dimension, np.where(np.isnan(y), -math.inf if t > 0 else math.inf, y))
 
-    def estimate(self, t: float, e: float) -> float:
-        """Return C(t, e) by quadrature."""
+    def estimate(self, t: float, e: float, tolerance: float = 1e-8) -> float:
+        """Return C(t, e) by quadrature; in one dimension as a sum over steps, to about `tolerance`."""
         if self.profile.dimension == 1:  # caps jump
-            return self._adaptive(t, e, 1e-8)[1]
+            return self._adaptive(t, e, tolerance)[1]
         return float(self._weights @ self.cap(self._points, t, e))
 
     def bound(self, t: float, e: float, tolerance: float) -> float:
@@ -307,6 +311,74 @@ class LevelSets:
         if w not in self._known:
             self._known[w] = self._enclose(w)
         return self._known[w]
+
+    def pair(self, w: float, rival: float) -> float:
+        """Return an upper bound on the radius for two classes, p_A >= 1 - w and p_B <= rival, rival < w and rival < 1 - w.
+
+        The top class may be the set S_a = {q_v < e^a q} of probability 1 - C(a, e) >= 1 - w, the runner-up the complement of
+        such a set S_b, with C(b, e) <= rival: the two do not meet, as rival < w. At x + v they have C(-a, e) and
+        1 - C(-b, e): if the sum of C(-a, e) and C(-b, e) is below 1, the runner-up leads there.
+
+        Raises:
+            ArithmeticError: If no bound is found within a few percent of the estimate.
+        """
+        if (w, rival) not in self._pairs:
+            self._pairs[w, rival] = self._enclose_pair(w, rival)
+        return self._pairs[w, rival]
+
+    def _enclose_pair(self, w: float, rival: float) -> float:
+        from scipy.optimize import brentq
+
+        size = {w: 1e-3, rival: 1e-3}
+        # Steps of one dimension take long, and nothing here has to be exact but the bounds at the end.
+        fine = 1e-3 * min(rival, 1.0 - w, 1e-2)
+        digits = 1e-5 if self.profile.dimension == 1 else self._fine
+
+        def threshold(failure: float, e: float) -> float:
+            """Return t with C(t, e) = failure, which falls as t grows, by quadrature."""
+            reach = size[failure]
+            while self.estimate(reach, e, fine) > failure or self.estimate(-reach, e, fine) < failure:
+                reach *= 4
+                if reach > 1e12:
+                    raise ArithmeticError("no threshold of a level set was found")
+            while reach > 1e-12 and self.estimate(reach / 4, e, fine) < failure < self.estimate(-reach / 4, e, fine):
+                reach /= 4
+            size[failure] = reach
+            root = brentq(
+                lambda t: self.estimate(t, e, fine) - failure, -reach, reach, xtol=digits * reach, rtol=digits
+            )
+            return float(root)
+
+        def lead(e: float) -> float:
+            return sum(self.estimate(-threshold(failure, e), e, fine) for failure in (w, rival)) - 1.0
+
+        low = high = self.profile.mode / math.sqrt(self.profile.dimension) * max(0.5 - 0.5 * (w + rival), 1e-6)
+        while lead(high) > 0:
+            low, high = high, high * 1.7
+        while lead(low) < 0:
+            low, high = low / 1.7, low
+        e = math.exp(float(brentq(lambda x: lead(math.exp(x)), math.log(low), math.log(high), xtol=1e-5)))
+        margin = _PAIR_MARGIN
+        while margin < _MOST_MARGIN:
+            high = e * (1 + margin)
+            spare = -lead(high) / 8
+            after = 0.0
+            for failure in (w, rival):
+                # A little above where C is exact; what that adds to C(-t, e) is e^t times as much.
+                less = min(spare * math.exp(-min(threshold(failure, high), 600.0)), 0.1 * failure)
+                if spare <= 0:
+                    after = math.inf
+                    break
+                size[failure - less] = size[failure]
+                t = threshold(failure - less, high)
+                if self.bound(t, high, 0.5 * less) > failure:
+                    after = math.inf
+                    break
+                after += self.bound(-t, high, spare)
+            if after < 1.0:
+                return high
+            margin *= 3
+        raise ArithmeticError("an upper bound on a level-set radius for two classes did not converge")
 
     def _enclose(self, w: float) -> tuple[float, float]:
         e, t = self._solve(w)

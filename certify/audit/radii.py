@@ -46,6 +46,8 @@ class ExactLaw:
         slack: Norm -> relative amount by which recorded radii may be weaker; `SLACK` for norms that are not here.
         whole_shift: Whether the radii are found for the whole shift at once, so that two classes have that of the mean of
             their failure probabilities, (q + p_B) / 2; the differential method's have the mean of their radii instead.
+        pairs: Norm -> (scale, q, p_B, dimension) -> upper bound on any radius for two classes, where `whole_shift` does not
+            give the largest one that can be proved.
     """
 
     name: str
@@ -55,6 +57,7 @@ class ExactLaw:
     source: str
     slack: Mapping[str, float] = field(default_factory=dict)
     whole_shift: bool = False
+    pairs: Mapping[str, Callable[[Any, Any, Any, int], Any]] = field(default_factory=dict)
 
     def radius(
         self, q_upper: float, norm: str, *, scale: float | int, dimension: int, rival_upper: float | None = None
@@ -66,7 +69,8 @@ class ExactLaw:
         * The differential method: G(p) is odd about 1/2 and moves by at most 1 per unit of distance, whatever the class,
           so that R = (G(p) - G(r)) / 2 = (R(q) + R(r)) / 2, R(q) standing for -R(p) where q > 1/2.
         * `whole_shift`: no probability changes by more than that of the worst set, of probability (1 + p - r) / 2 before,
-          1/2 after: R((q + r) / 2) (overlaps of supports; level sets by the convexity of the Neyman-Pearson curve).
+          1/2 after: R((q + r) / 2) (overlaps of supports; level sets by the convexity of the Neyman-Pearson curve). Where
+          more can be proved, as (G(p) - G(r)) / 2 too, `pairs` says what cannot be.
 
         Args:
             q_upper: Upper bound on 1 - p_A, in (0, 1].
@@ -90,6 +94,8 @@ class ExactLaw:
 
         if self.whole_shift or r == q:
             _, most, least, _ = enclosed((q + r) / 2)
+            if r < q and norm in self.pairs:
+                most = max(most, self.pairs[norm](scale, q, r, dimension))
         else:
             _, rival_most, rival_least, _ = enclosed(r)
             low, high, least, most = enclosed(min(q, 1 - q))

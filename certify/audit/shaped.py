@@ -43,7 +43,8 @@ class ShapedLaw:
         radii: Norm -> (shapes, q, dimension) -> radius at scale 1.
         source: Where the radius is proved.
         slack: Norm -> (shapes, dimension) -> slack; see `ExactLaw`.
-        whole_shift: See `ExactLaw`.
+        whole_shift: (shapes, dimension) -> whether it is so; see `ExactLaw`.
+        pairs: Norm -> (shapes, q, p_B, dimension) -> upper bound at scale 1; see `ExactLaw`.
     """
 
     name: str
@@ -54,7 +55,8 @@ class ShapedLaw:
     radii: Mapping[str, Callable[[Shapes, Any, int], Any]]
     source: str
     slack: Mapping[str, Callable[[Shapes, int], float]] = field(default_factory=dict)
-    whole_shift: bool = False
+    whole_shift: Rule = lambda shapes, dimension: False
+    pairs: Mapping[str, Callable[[Shapes, Any, Any, int], Any]] = field(default_factory=dict)
 
 
 @lru_cache(maxsize=256)
@@ -71,6 +73,9 @@ def settle(law: ShapedLaw, shapes: tuple[float, ...], dimension: int) -> ExactLa
 
         return lru_cache(maxsize=65536)(at_scale)
 
+    def scaled_pair(most: Callable[[Shapes, Any, Any, int], Any]) -> Callable[[Any, Any, Any, int], Any]:
+        return lru_cache(maxsize=65536)(lambda scale, q, rival, d: scale * most(values, q, rival, d))
+
     return ExactLaw(
         name=law.name,
         parameter=law.parameter,
@@ -78,7 +83,8 @@ def settle(law: ShapedLaw, shapes: tuple[float, ...], dimension: int) -> ExactLa
         radii={norm: scaled(radius) for norm, radius in law.radii.items()},
         source=law.source,
         slack={norm: slack(values, dimension) for norm, slack in law.slack.items()},
-        whole_shift=law.whole_shift,
+        whole_shift=law.whole_shift(values, dimension),
+        pairs={norm: scaled_pair(most) for norm, most in law.pairs.items()},
     )
 
 
@@ -201,6 +207,28 @@ def _spherical(radius: Callable[[Shapes, Any, int], Any]) -> Mapping[str, Callab
     return {"l1": radius, "l2": radius, "linf": linf}
 
 
+def _exp_two_pair(shapes: Shapes, q: Any, rival: Any, d: int) -> Any:
+    return context().mpf(exponential_sets(d, float(shapes["k"]), float(shapes["j"])).pair(float(q), float(rival)))
+
+
+def _pow_two_pair(shapes: Shapes, q: Any, rival: Any, d: int) -> Any:
+    return context().mpf(power_sets(d, float(shapes["k"]), float(shapes["a"])).pair(float(q), float(rival)))
+
+
+def _spherical_pair(most: Callable[[Shapes, Any, Any, int], Any]) -> Mapping[str, Callable[..., Any]]:
+    """Return the bounds at l1 and linf that go with one at l2."""
+    return {
+        "l1": most,
+        "l2": most,
+        "linf": lambda shapes, q, rival, d: most(shapes, q, rival, d) / context().sqrt(d),
+    }
+
+
+def _averaged(shapes: Shapes, d: int) -> bool:
+    """Whether exp_two's radii are those of the differential method: Gaussian noise, and log-concave noise on the line."""
+    return bool(shapes["j"] == 0 and (shapes["k"] == 2 or (d == 1 and shapes["k"] >= 1)))
+
+
 def _exp_two_sigma(shapes: Shapes, d: int) -> Any:
     k, j = shapes["k"], shapes["j"]
     return context().sqrt(_gamma_ratio((d + 2 - j) / k, (d - j) / k) / d)
@@ -214,10 +242,9 @@ def _pow_two_sigma(shapes: Shapes, d: int) -> Any:
 
 
 def _exp_two_slack(shapes: Shapes, d: int) -> float:
-    k, j = shapes["k"], shapes["j"]
-    if j == 0 and (k == 2 or (d == 1 and k >= 1)):
+    if _averaged(shapes, d):
         return SLACK
-    return LEVEL_SET_SLACK if j < d - 2 else SPREAD_SLACK
+    return LEVEL_SET_SLACK if shapes["j"] < d - 2 else SPREAD_SLACK
 
 
 def _exp_inf_l1(shapes: Shapes, q: Any, d: int) -> Any:
@@ -301,7 +328,8 @@ EXP_TWO = ShapedLaw(
     radii=_spherical(_exp_two_l2),
     source=_LEVEL_SETS,
     slack=dict.fromkeys(("l1", "l2", "linf"), _exp_two_slack),
-    whole_shift=True,
+    whole_shift=lambda shapes, d: not _averaged(shapes, d),
+    pairs=_spherical_pair(_exp_two_pair),
 )
 
 EXP_P = ShapedLaw(
@@ -343,7 +371,8 @@ POW_TWO = ShapedLaw(
     radii=_spherical(_pow_two_l2),
     source=_LEVEL_SETS,
     slack=dict.fromkeys(("l1", "l2", "linf"), lambda shapes, d: LEVEL_SET_SLACK),
-    whole_shift=True,
+    whole_shift=lambda shapes, d: True,
+    pairs=_spherical_pair(_pow_two_pair),
 )
 
 UNIFORM_BALL = ShapedLaw(
@@ -358,5 +387,5 @@ UNIFORM_BALL = ShapedLaw(
         "linf": lambda shapes, q, d: ball_radius(q, d) / context().sqrt(d),
     },
     source=_YANG,
-    whole_shift=True,
+    whole_shift=lambda shapes, d: True,
 )

@@ -6,6 +6,8 @@ on which httpx stands as well, does HTTP.
 """
 
 import asyncio
+import contextlib
+import ipaddress
 import ssl
 
 import h11
@@ -78,7 +80,8 @@ class DirectTransport(httpx.AsyncBaseTransport):
                     url.port or (443 if secure else 80),
                     ssl=self._certificates if secure else None,
                     server_hostname=name if secure else None,
-                    happy_eyeballs_delay=0.25,
+                    # Cancelled as it succeeds, the race of several addresses leaves its socket open; one address needs none.
+                    happy_eyeballs_delay=None if _is_address(name) else 0.25,
                 )
         except TimeoutError:  # an OSError too, hence first
             raise httpx.ConnectTimeout("the connection took too long") from None
@@ -93,6 +96,12 @@ class DirectTransport(httpx.AsyncBaseTransport):
             self._wire.abort()
             self._wire = None
             await asyncio.sleep(0)  # the event loop closes the socket in its next round
+
+
+def _is_address(host: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return bool(ipaddress.ip_address(host.strip("[]")))
+    return False
 
 
 class _Wire(asyncio.Protocol):

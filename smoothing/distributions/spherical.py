@@ -18,6 +18,7 @@ from smoothing.errors import InvalidArgumentError
 from smoothing.radius.curve import LevelSetCurve
 from smoothing.radius.level_set import LevelSetRadius, level_set_radius
 from smoothing.radius.spherical import SphericalProfile
+from smoothing.radius.spherical_growth import spherical_growth
 from smoothing.radius.table import curve_of
 from smoothing.rounding import FORMULA_SLACK, down, up
 from smoothing.threat import Norm
@@ -40,7 +41,8 @@ class SphericalLaw(SmoothingDistribution):
 
     *Two classes.* Let beta(p) be the least probability, after the shift, of a set of probability p. It is convex, so that
     beta(p_A) + beta(1 - p_B) >= 2 beta((p_A + 1 - p_B) / 2), which is at least 1 within the one-sided radius for
-    (1 + p_A - p_B) / 2; and the runner-up reaches at most 1 - beta(1 - p_B). That one-sided radius holds for the pair.
+    (1 + p_A - p_B) / 2; and the runner-up reaches at most 1 - beta(1 - p_B). That one-sided radius holds for the pair. Where
+    the differential method is tight it is the smaller of the two that are proved: see `LevelSetLaw`.
     """
 
     norms: ClassVar[frozenset[Norm]] = frozenset({Norm.L1, Norm.L2, Norm.LINF})
@@ -98,6 +100,11 @@ class LevelSetLaw(SphericalLaw):
     Closer to 1/2 it tends to that of the linear bound (1/2 - q) / Phi(1/2), which is 0 for a finite Phi(1/2) (for j >= d -
     1, where that is infinite, the radius is 0 from some p_A near 1/2 on); from p_A = 1 - 1e-13 on the radius no longer
     grows by more than what composing shifts gives.
+
+    *Two classes* get the larger of two radii: that of the level sets for (1 + p_A - p_B) / 2, see the base class, and
+    (G(p_A) - G(p_B)) / 2 with the growth function G of the differential method (`smoothing.radius.spherical_growth`). One is
+    better in heavy tails and next to p_A = 1 - p_B, the other where the probabilities are far from that. (Averaging radii of
+    level sets would be better than either, and is not proved.)
     """
 
     scale: float | None = None
@@ -130,13 +137,16 @@ class LevelSetLaw(SphericalLaw):
         Raises:
             InvalidArgumentError: If d / k is beyond what the special functions have been checked for.
         """
+        self._require_known_functions()
+        return curve_of(self.profile)
+
+    def _require_known_functions(self) -> None:
         k = float(getattr(self, "k", 1.0) or 1.0)
         if self.dimension / k > LARGEST_SHAPE:
             raise InvalidArgumentError(
                 f"no radius is proved for {self.name} noise with d / k above {LARGEST_SHAPE:,}, where the incomplete gamma "
                 f"and beta functions are not accurate enough; got d={self.dimension}, k={k}"
             )
-        return curve_of(self.profile)
 
     def _one_sided_radius(self, q_upper: Float64[ndarray, "..."], norm: Norm) -> Float64[ndarray, "..."]:
         """Return the best estimate of the radius: not a bound."""
@@ -145,6 +155,41 @@ class LevelSetLaw(SphericalLaw):
             values = [single_radius(self.profile, float(w)).estimate for w in np.ravel(q_upper)]
             exact = self._scale * np.reshape(values, np.shape(q_upper))
         return self._per_norm(exact, norm)
+
+    def _two_sided_radius(
+        self,
+        p: Float64[ndarray, "..."],
+        q: Float64[ndarray, "..."],
+        rival: Float64[ndarray, "..."],
+        norm: Norm,
+    ) -> Float64[ndarray, "..."]:
+        whole = super()._two_sided_radius(p, q, rival, norm)
+        if not np.any(rival < q):
+            return whole
+        if self._closed_form(np.array([0.25])) is not None:  # of laws whose radii are those of the differential method
+            apart = SmoothingDistribution._two_sided_radius(self, p, q, rival, norm)
+        else:
+            apart = self._averaged(p, q, rival, norm)
+        # A region of probability 0 keeps it under every shift, and another one keeps some: the density is positive.
+        apart = np.where((rival == 0.0) & (p > 0.0), np.inf, apart)
+        return np.where(rival < q, np.fmax(whole, apart), whole)
+
+    def _averaged(
+        self,
+        p: Float64[ndarray, "..."],
+        q: Float64[ndarray, "..."],
+        rival: Float64[ndarray, "..."],
+        norm: Norm,
+    ) -> Float64[ndarray, "..."]:
+        """Return (G(p_A) - G(p_B)) / 2 of the differential method from below; 0 where that proves nothing."""
+        self._require_known_functions()
+        growth = spherical_growth(self.profile)
+        if growth is None:
+            return np.zeros_like(q)
+        # All are integrals over the same lines: of a difference, only their rounding has to be taken off.
+        beyond, left, right = (growth.bounds(np.minimum(x, 0.5))[0] for x in (rival, q, p))
+        mean = 0.5 * (beyond + np.where(q < 0.5, left, -up(right, 1e-11)))
+        return np.asarray(down(self._per_norm(self._scale * mean, norm), 1e-13))
 
     def direct_radius(self, q_upper: float, norm: Norm | str) -> LevelSetRadius:
         """Return one radius without the law's table, and its estimate, in input units; remembered while the process lives.
@@ -155,12 +200,21 @@ class LevelSetLaw(SphericalLaw):
         Args:
             q_upper: Upper bound on 1 - p_A, in [0, 1].
             norm: l1, l2 or linf.
+
+        Raises:
+            UnsupportedNormError: If no radius is proved for `norm`.
+            InvalidArgumentError: If q_upper is outside [0, 1] or NaN, or d / k is beyond what was checked, as for `curve`.
         """
         norm = self.require_norm(norm)
-        exact = self._closed_form(np.array([min(q_upper, 0.5)]))
+        if not 0.0 <= q_upper <= 1.0:
+            raise InvalidArgumentError(f"q_upper must be in [0, 1] and not NaN, got q_upper={q_upper}")
+        if q_upper >= 0.5:
+            return LevelSetRadius(0.0, 0.0)
+        exact = self._closed_form(np.array([q_upper]))
         if exact is not None:
             value = float(self._per_norm(exact, norm)[0])
             return LevelSetRadius(down(value), value)
+        self._require_known_functions()
         found = single_radius(self.profile, q_upper)
         lower, estimate = self._per_norm(self._scale * np.array([found.lower, found.estimate]), norm)
         return LevelSetRadius(down(float(lower), 1e-14), float(estimate))
