@@ -12,6 +12,9 @@ from smoothing.rounding import complement_down
 from smoothing.statistics.binomial import check_alpha, failure_upper_bound
 from smoothing.threat import Norm, convert_radius
 
+ALPHA = 0.001
+"""Error probability of the bound on votes, unless another is asked for."""
+
 
 def calculate(
     *,
@@ -22,7 +25,7 @@ def calculate(
     q_upper: float | None = None,
     p_upper: float | None = None,
     votes: str | None = None,
-    alpha: float = 0.001,
+    alpha: float | None = None,
 ) -> dict[str, Any]:
     """Return the radius with everything that it follows from, JSON-ready.
 
@@ -34,7 +37,7 @@ def calculate(
         q_upper: Upper bound on 1 - p.
         p_upper: Upper bound on the runner-up's probability.
         votes: "K/N": K of N fresh votes for a class that was chosen beforehand.
-        alpha: Error probability of the bound on the votes.
+        alpha: Error probability of the bound on the votes, for `votes` alone; default: `ALPHA`.
 
     Raises:
         UsageError: If the arguments do not fit together.
@@ -51,9 +54,16 @@ def calculate(
     ]
     if len(given) != 1:
         raise UsageError(f"give exactly one of --p-lower, --q-upper and --votes, got {', '.join(given) or 'none'}")
+    if alpha is not None:
+        check_alpha(alpha)
+        if votes is None:
+            raise UsageError(
+                f"--alpha is the error probability of a bound on votes, got --alpha {alpha:g} without --votes: leave it "
+                f"out, since {given[0]} is a bound already"
+            )
     if votes is not None:
         successes, n = parse_votes(votes)
-        check_alpha(alpha)
+        alpha = ALPHA if alpha is None else alpha
         q_upper = failure_upper_bound(n - successes, n, alpha)
         basis = f"{successes:,} of {n:,} votes, Clopper-Pearson, one-sided alpha = {alpha:g}"
     elif q_upper is not None:

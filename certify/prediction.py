@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from certify.class_hint import class_hint
 from certify.datasets import load_dataset
 from certify.datasets.pixels import apply_transform, decode_rgb, unit_scale
 from certify.datasets.selection import select_indices
@@ -79,7 +80,8 @@ def predict_inputs(options: RunOptions, files: Sequence[Path]) -> tuple[list[Pre
     smoothed = SmoothedClassifier(
         model.classifier, law, classes, batch_size=settings.batch_size, precision=settings.precision, device=device
     )
-    labels = smoothed.predict(x, n=options.n, alpha=options.alpha, seed=options.seed, indices=keys)
+    with class_hint(model.num_classes, options.num_classes):
+        labels = smoothed.predict(x, n=options.n, alpha=options.alpha, seed=options.seed, indices=keys)
     found = [
         Prediction(source, label, "abstain" if label is None else _name(names, label))
         for source, label in zip(sources, labels, strict=True)

@@ -139,7 +139,7 @@ class RunPlan:
         """Check that the parts fit together, before anything is run or written.
 
         Raises:
-            UsageError: If n and alpha can certify nothing.
+            UsageError: If n and alpha can certify nothing, or there are fewer than 2 classes.
             UnsupportedNormError: If no radius is proved for the norm.
             ModelError: If the model does not take the data's inputs.
             DatasetError: If a label is outside the model's classes.
@@ -163,6 +163,11 @@ class RunPlan:
             raise ModelError(
                 f"the model takes inputs of shape {tuple(self.model.input_shape)}, but {self.data.name} has {self.law.shape}"
             )
+        if self.num_classes < 2:
+            told = "as the model says"
+            if self.model.num_classes is None:
+                told = f"as the labels of {self.data.name} say, since the model does not: give --num-classes"
+            raise UsageError(f"at least 2 classes are needed, got {self.num_classes}, {told}")
         labels = self.data.labels(self.indices)
         wrong = [(i, int(y)) for i, y in zip(self.indices, labels, strict=True) if not 0 <= y < self.num_classes]
         if wrong:

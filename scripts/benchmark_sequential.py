@@ -7,7 +7,8 @@
 
 Of each row of a log, the class probability that its radius implies is taken as the truth (the Clopper-Pearson bound at the
 log's n and alpha, solved for the count); the label of a wrong prediction gets all the rest, the worst case; of an abstention
-the label's share is drawn evenly from (0, 0.505). Votes are drawn from it, and the shipped estimators decide from their
+the label's share is drawn evenly from (0, 0.505), of an undecided row (predict -2) too, and of a refuted one (-3) from
+(0, 0.5). The column `time` is not needed. Votes are drawn from it, and the shipped estimators decide from their
 counts, which radii of the grid 0, .25, .5, ... are certified. The fixed-n curve is decided on the same votes. The floor is
 Wald's: to certify p > p0 at level alpha takes ln(1/alpha) / KL(p || p0) votes on average, for the hardest radius that the
 fixed n certifies, and at most the cap; inputs that it does not certify at all count nothing.
@@ -30,7 +31,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -40,9 +41,11 @@ from jaxtyping import Float64
 from numpy import ndarray
 from scipy.special import betainccinv, ndtr, ndtri
 
-from certify.metrics import ABSTAINED, CertifiedSet
+from certify.errors import UsageError
+from certify.metrics import REFUTED, CertifiedSet
 from certify.report.sources import read_log
 from smoothing import Gaussian
+from smoothing.errors import SmoothingError
 from smoothing.estimators import (
     AnytimeEstimator,
     Estimator,
@@ -66,7 +69,9 @@ CAP = 100_000
 N0 = 100
 STEP = 0.25
 ABSTAINED_SHARE = 0.505
-"""Above it, an input of a log with n = 100,000 would hardly have been abstained on."""
+"""Above it, an input of a log with n = 100,000 would hardly have been abstained on, or left undecided."""
+REFUTED_SHARE = 0.5
+"""What the label of a refuted row was shown not to reach, at radius 0."""
 GRID_RADII = (0.0, 0.5, 1.0, 2.0, 3.0)
 SIZE_RADII = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.25, 3.5, 3.75)
 GRID_MARGINS = (0.1, 0.2, 0.5, 1.0, math.inf)
@@ -74,7 +79,10 @@ GRID_MARGINS = (0.1, 0.2, 0.5, 1.0, math.inf)
 
 @dataclass(frozen=True)
 class Line:
-    """One estimator on one log. Losses are in points of certified accuracy (hundredths)."""
+    """One estimator on one log. Losses are in points of certified accuracy (hundredths).
+
+    Where the fixed n certifies no input, the floor is 0, and there is no ratio to it.
+    """
 
     log: str
     estimator: str
@@ -83,7 +91,7 @@ class Line:
     median_votes: float
     times_fewer: float
     floor: float
-    votes_over_floor: float
+    votes_over_floor: float | None
     mean_loss: float
     max_loss: float
 
@@ -142,8 +150,9 @@ def label_failures(
 ) -> Float64[ndarray, " rows"]:
     """Return 1 - p of each row's label."""
     failures = implied_failures(log.radius, sigma, made.n, made.alpha)
-    abstained = 1.0 - rng.uniform(0.0, ABSTAINED_SHARE, failures.size)
-    return np.where(log.predict == ABSTAINED, abstained, np.where(log.correct, failures, 1.0 - failures))
+    most = np.where(log.predict == REFUTED, REFUTED_SHARE, ABSTAINED_SHARE)
+    unproved = 1.0 - most * rng.uniform(0.0, 1.0, failures.size)
+    return np.where(log.unproved, unproved, np.where(log.correct, failures, 1.0 - failures))
 
 
 def kl(q: float, q0: float) -> float:
@@ -223,7 +232,7 @@ def replay_log(
 ) -> list[Line]:
     """Return a line per estimator for one log; `radii` is the whole grid and `made` what the log tells, unless given."""
     rng = np.random.default_rng(seed)
-    log = read_log(path)
+    log = read_log(path, timed=False)
     q = label_failures(log, sigma, made or log_settings(log, sigma), rng)
     if radii is None:
         reach = sigma * float(-ndtri(failure_upper_bound(0, CAP, ALPHA)))
@@ -263,7 +272,7 @@ def _line(
         median_votes=float(np.median(votes)),
         times_fewer=fixed / mean,
         floor=floor,
-        votes_over_floor=mean / floor if floor else math.nan,
+        votes_over_floor=mean / floor if floor else None,
         mean_loss=float(np.mean(losses)),
         max_loss=float(np.max(losses)),
     )
@@ -271,9 +280,9 @@ def _line(
 
 def sigma_of(path: Path) -> float:
     """Return sigma from a file name such as noise_0.25_sigma_0.25.tsv."""
-    found = re.search(r"sigma_?([0-9.]+[0-9])", path.stem)
-    if found is None:
-        raise SystemExit(f"the name of a log must say sigma_S, or give --sigma; got {path.name}")
+    found = re.search(r"sigma_?([0-9]*\.?[0-9]+)", path.stem)
+    if found is None or not float(found.group(1)) > 0.0:
+        raise UsageError(f"the name of a log must say sigma_S with a positive S, or give --sigma; got {path.name}")
     return float(found.group(1))
 
 
@@ -307,7 +316,7 @@ class Average:
     mean_votes: float
     times_fewer: float
     mean_of_ratios: float
-    votes_over_floor: float
+    votes_over_floor: float | None
     mean_loss: float
     max_loss: float
 
@@ -328,10 +337,15 @@ def _average(name: str, lines: Sequence[Line]) -> Average:
         # Every cell has the same fixed n, so that this is the mean of its votes over the mean of ours.
         times_fewer=float(np.mean([line.times_fewer * line.mean_votes for line in lines])) / votes,
         mean_of_ratios=float(np.mean([line.times_fewer for line in lines])),
-        votes_over_floor=votes / floor if floor else math.nan,
+        votes_over_floor=votes / floor if floor else None,
         mean_loss=float(np.mean([line.mean_loss for line in lines])),
         max_loss=max(line.max_loss for line in lines),
     )
+
+
+def ratio_text(ratio: float | None) -> str:
+    """Return a ratio to the floor in two digits, a dash where there is none."""
+    return "-" if ratio is None else f"{ratio:.2f}"
 
 
 def print_averages(found: Sequence[Average]) -> None:
@@ -342,7 +356,8 @@ def print_averages(found: Sequence[Average]) -> None:
     for line in found:
         print(
             f"| {line.log} | {line.cells} | {line.mean_votes:,.0f} | {line.times_fewer:.1f}x | "
-            f"{line.mean_of_ratios:.1f}x | {line.votes_over_floor:.2f} | {line.mean_loss:.3f} | {line.max_loss:.3f} |"
+            f"{line.mean_of_ratios:.1f}x | {ratio_text(line.votes_over_floor)} | {line.mean_loss:.3f} | "
+            f"{line.max_loss:.3f} |"
         )
 
 
@@ -402,20 +417,65 @@ def print_lines(lines: Sequence[Line]) -> None:
     for line in lines:
         print(
             f"| {line.log} | {line.estimator} | {line.radii} | {line.mean_votes:,.0f} | {line.median_votes:,.0f} | "
-            f"{line.times_fewer:.1f}x | {line.votes_over_floor:.2f} | {line.mean_loss:.3f} | {line.max_loss:.3f} |",
+            f"{line.times_fewer:.1f}x | {ratio_text(line.votes_over_floor)} | {line.mean_loss:.3f} | {line.max_loss:.3f} |",
             flush=True,
         )
 
 
+def whole(least: int) -> Callable[[str], int]:
+    """Return a reader of integers of at least `least`, for argparse."""
+
+    def read(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"an integer of at least {least} is expected, got {text}")
+        return value
+
+    read.__name__ = "integer"
+    return read
+
+
+def between(low: float, high: float) -> Callable[[str], float]:
+    """Return a reader of numbers in (low, high), for argparse."""
+
+    def read(text: str) -> float:
+        value = float(text)
+        if not low < value < high:
+            raise argparse.ArgumentTypeError(f"a number in ({low:g}, {high:g}) is expected, got {text}")
+        return value
+
+    read.__name__ = "number"
+    return read
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Print what was asked for. A log that cannot be read, or another wrong use, ends in one line and exit code 2."""
+    try:
+        return measure(arguments)
+    except SmoothingError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def measure(arguments: Sequence[str] | None) -> int:
+    """Measure, print, and return the exit code.
+
+    Raises:
+        CertifyError: If a log cannot be read.
+    """
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("logs", nargs="*", type=Path, metavar="LOG")
-    parser.add_argument("--sigma", type=float, help="of all logs; default: from each file's name")
-    parser.add_argument("--log-n", type=int, help="votes per row of the logs; default: what the largest radius tells")
-    parser.add_argument("--log-alpha", type=float, help="alpha of the logs; default: what the largest radius tells")
-    parser.add_argument("--replicates", type=int, default=4, help="votes of every input drawn so many times")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", help="this estimator only, by its name in the table")
+    parser.add_argument("--sigma", type=between(0.0, 1e150), help="of all logs; default: from each file's name")
+    parser.add_argument(
+        "--log-n", type=whole(1), help="votes per row of the logs; default: what the largest radius tells"
+    )
+    parser.add_argument(
+        "--log-alpha", type=between(0.0, 1.0), help="alpha of the logs; default: what the largest radius tells"
+    )
+    parser.add_argument("--replicates", type=whole(1), default=4, help="votes of every input drawn so many times")
+    parser.add_argument("--seed", type=whole(0), default=0)
+    names = ("fixed", *shipped((Threshold(0.0, 0.5),), planned=True))
+    parser.add_argument("--only", metavar="NAME", help="this estimator only, by its name in the table")
     parser.add_argument("--single", action="store_true", help="every radius alone instead of the whole curve")
     parser.add_argument("--grid", action="store_true", help="print the ratio to the floor over margins, exact")
     parser.add_argument("--sizes", action="store_true", help="print the error of each boundary over its alpha, exact")
@@ -424,10 +484,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if not options.logs and not options.grid and not options.sizes:
         parser.error("give at least one log, --grid or --sizes")
-    lines: list[Line] = []
+    if options.only is not None and options.only not in names:
+        parser.error(f"--only must be one of {', '.join(names)}, got {options.only!r}")
+    if options.only is not None and options.single:
+        parser.error("--only is for whole curves: --single is about the default estimator alone")
+    # All logs are read before the first is replayed: a wrong one among them is not found after hours.
+    logs: list[tuple[Path, float, LogSettings]] = []
     for path in options.logs:
         sigma = sigma_of(path) if options.sigma is None else options.sigma
-        made = log_settings(read_log(path), sigma, options.log_n, options.log_alpha)
+        logs.append((path, sigma, log_settings(read_log(path, timed=False), sigma, options.log_n, options.log_alpha)))
+    lines: list[Line] = []
+    for path, sigma, made in logs:
         print(f"{path.name}: n = {made.n:,}, alpha = {made.alpha:g} ({made.origin})", file=sys.stderr, flush=True)
         if options.single:
             lines += single_radius(path, sigma, options.replicates, options.seed, made)

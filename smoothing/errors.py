@@ -20,5 +20,17 @@ class ClassifierError(SmoothingError):
     """The base classifier returned something that cannot be read as votes (wrong shape, wrong number of classes)."""
 
 
+class ClassCountError(ClassifierError):
+    """The base classifier scores another number of classes than it was said to have.
+
+    Attributes:
+        scored: How many it scores.
+    """
+
+    def __init__(self, message: str, scored: int) -> None:
+        super().__init__(message)
+        self.scored = scored
+
+
 class NoiseSelfTestError(SmoothingError):
     """Noise that was drawn does not look like the law that the certificate speaks about: no certificate may be issued."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from smoothing.coupling import check_rows_are_independent
 from smoothing.distributions.base import SmoothingDistribution
-from smoothing.errors import ClassifierError, InvalidArgumentError
+from smoothing.errors import ClassCountError, ClassifierError, InvalidArgumentError
 from smoothing.estimators.base import Phase
 from smoothing.forward import Forward, ForwardSettings
 from smoothing.noise import check_seed
@@ -225,9 +225,10 @@ def read_outcomes(output: Any, batch: int, num_classes: int) -> Int64[Tensor, " 
         raise ClassifierError(f"the classifier must return a tensor, got {type(output).__name__}")
     if output.is_floating_point():
         if tuple(output.shape) != (batch, num_classes):
-            raise ClassifierError(
-                f"scores must have shape (batch, classes) = {(batch, num_classes)}, got {tuple(output.shape)}"
-            )
+            message = f"scores must have shape (batch, classes) = {(batch, num_classes)}, got {tuple(output.shape)}"
+            if output.ndim == 2 and len(output) == batch:
+                raise ClassCountError(message, output.shape[1])
+            raise ClassifierError(message)
         # argmax calls NaN the largest score: without this, a classifier that breaks down would vote for a class.
         return torch.where(output.isfinite().all(1), output.argmax(1), num_classes)
     if output.dtype in (torch.bool, torch.complex64, torch.complex128):

@@ -156,3 +156,99 @@ def test_the_floor(script: ModuleType) -> None:
         math.log(1000) / (0.6 * math.log(1.2) + 0.4 * math.log(0.8))
     )
     assert script.floor_votes(2 / 3, grid, most) == 0.0
+
+
+HEADER = "idx\tlabel\tpredict\tradius\tcorrect\ttime"
+ROW = "0\t3\t3\t0.3\t1\t0:00:01"
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([], "is empty"),
+        ([HEADER], "no row below the header"),
+        (["idx\tlabel\tpredict", "0\t3\t3"], "it lacks radius, correct"),
+        ([HEADER.replace("\t", ","), ROW.replace("\t", ",")], "separated by tabs"),
+        ([HEADER, ROW, ROW], "line 3, column idx: each input must appear once, got 0 again"),
+        (
+            [HEADER, ROW.replace("0.3", "nan")],
+            "line 2, column radius: a finite number of at least 0 is expected, got 'nan'",
+        ),
+        ([HEADER, ROW.replace("0.3", "-0.3")], "column radius: a finite number of at least 0 is expected, got '-0.3'"),
+        (None, "No such file"),
+    ],
+)
+def test_a_log_that_cannot_be_read_is_one_line(
+    script: ModuleType, tmp_path: Path, lines: list[str] | None, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mine_sigma_0.12.tsv"
+    if lines is not None:
+        path.write_text("".join(f"{line}\n" for line in lines))
+    assert script.main([str(path)]) == 2
+    captured = capsys.readouterr()
+    assert not captured.out
+    [line] = captured.err.splitlines()
+    assert line.startswith(f"error: {path}" if "No such" not in message else f"error: cannot read {path}")
+    assert message in line
+
+
+def test_sigma_is_read_off_the_name_or_given(script: ModuleType, log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, sigma in (("noise_0.25_sigma_0.50.tsv", 0.5), ("sigma1.tsv", 1.0), ("sigma_.12.tsv", 0.12)):
+        assert script.sigma_of(Path(name)) == sigma
+    path = log.with_name("mine.tsv")
+    path.write_text(log.read_text())
+    assert script.main([str(path)]) == 2
+    assert "or give --sigma; got mine.tsv" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--only", "foo"],
+            "--only must be one of fixed, sequential gse, sequential zmix, sequential gse free, anytime, ",
+        ),
+        (["--only", "anytime", "--single"], "--only is for whole curves"),
+        (["--replicates", "0"], "an integer of at least 1 is expected, got 0"),
+        (["--log-alpha", "2"], "a number in (0, 1) is expected, got 2"),
+        (["--log-alpha", "nan"], "a number in (0, 1) is expected, got nan"),
+        (["--log-n", "0"], "an integer of at least 1 is expected, got 0"),
+        (["--sigma", "0"], "is expected, got 0"),
+        (["--seed", "-1"], "an integer of at least 0 is expected, got -1"),
+    ],
+)
+def test_bad_options_are_refused(
+    script: ModuleType, log: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as leave:
+        script.main([str(log), *options])
+    assert leave.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_undecided_and_refuted_rows_are_no_wrong_classes(script: ModuleType, tmp_path: Path) -> None:
+    path = tmp_path / "sigma_0.12.tsv"
+    rows = [f"{i}\t3\t{code}\t0.0\t0" for i, code in enumerate([-1, -2, -3] * 200)]
+    path.write_text("\n".join(["idx\tlabel\tpredict\tradius\tcorrect", *rows]) + "\n")  # and no `time`
+    log = script.read_log(path, timed=False)
+    assert np.isnan(log.seconds).all()
+    made = script.LogSettings(100_000, 0.001, "given")
+    share = 1.0 - script.label_failures(log, SIGMA, made, np.random.default_rng(1))
+    for code, most in ((-1, 0.505), (-2, 0.505), (-3, 0.5)):
+        found = share[log.predict == code]
+        assert 0.0 < found.min() < 0.02
+        assert most - 0.02 < found.max() <= most
+        assert found.mean() == pytest.approx(most / 2, abs=0.04)
+
+
+def test_a_log_of_abstentions_has_no_ratio_to_the_floor(
+    script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "sigma_0.12.tsv"
+    path.write_text(f"{HEADER}\n0\t3\t-1\t0\t0\t1\n1\t3\t-3\t0\t0\t1\n")
+    for options in (["--only", "anytime"], ["--single"]):
+        found = run(script, tmp_path, str(path), "--replicates", "1", *options)
+        assert {line["votes_over_floor"] for line in found["lines"]} == {None}
+        printed = capsys.readouterr().out
+        assert "| - |" in printed
+        assert "nan" not in printed

@@ -21,7 +21,7 @@ from smoothing.statistics.beta_mixture import log_beta_mixture, ville_limit
 from smoothing.statistics.boundary import Boundary, Side
 from smoothing.statistics.boundary_cache import METHODS, BoundaryCacheError, boundary_of
 from smoothing.statistics.boundary_check import exact_size, verify_boundary
-from smoothing.statistics.crossing import Steps, crossing_probability
+from smoothing.statistics.crossing import SMALLEST_ALPHA, Steps, crossing_probability
 from smoothing.statistics.futility import PATIENCE, futility_limits
 from smoothing.statistics.mixture import log_mixture
 from smoothing.statistics.operating import operation
@@ -196,6 +196,18 @@ def test_ville_holds_over_all_looks_of_a_long_run(q0: float, side: Side) -> None
 
 
 # --- Futility and operating characteristics -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["gse", "zmix"])
+@pytest.mark.parametrize("side", ["below", "above"])
+def test_the_smallest_alpha_is_computed_as_well_as_any(method: str, side: Side) -> None:
+    # A level of the free mode is a little smaller than alpha.
+    for alpha in (SMALLEST_ALPHA, SMALLEST_ALPHA / 2):
+        boundary = METHODS[method](0.4, alpha, capped_looks(1.2, 5_000), side=side)
+        assert 0.6 * alpha < boundary.size <= alpha
+        assert verify_boundary(boundary) == pytest.approx(boundary.size, rel=1e-8)
+    with pytest.raises(InvalidArgumentError, match="alpha must be at least 1e-280"):
+        METHODS[method](0.4, 1e-300, (20, 40, 80), side=side)
 
 
 def test_futility_is_the_predictive_probability() -> None:

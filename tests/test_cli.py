@@ -44,6 +44,10 @@ def broken():
     return model
 
 
+def ten_scores():
+    return lambda x: x.flatten(1)[:, :10]
+
+
 def fails():
     raise ValueError("no weights today")
 """
@@ -144,6 +148,9 @@ def test_predict(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out)[0]["prediction"] in (None, 0, 1, 2)
     assert main(["predict", *common, "--data", "data.npz", "--indices", "0-2"]) == 0
     assert capsys.readouterr().out.count("data.npz[") == 3
+    ten = ["cli_model:ten_scores", *common[1:5], "--device", "cpu", "--data", "data.npz"]
+    assert main(["predict", *ten]) == 1
+    assert "give --num-classes 10" in capsys.readouterr().err
     assert main(["predict", *common, "missing.png"]) == 1
     assert "there is no file missing.png" in capsys.readouterr().err
     Image.fromarray(np.zeros((5, 5), np.uint8)).save(folder / "large.png")
@@ -192,6 +199,33 @@ def test_radius(arguments: list[str], expected: float, capsys: pytest.CaptureFix
         ),
         (["radius", "--noise", "laplace", "--sigma", "1", "--norm", "l0", "--p-lower", "0.9"], 2, "proved norms: l1"),
         (["radius", "--noise", "gaussian", "--sigma", "1", "--shape", "3xx", "--p-lower", "0.9"], 2, "shape must be"),
+        (
+            ["radius", "--noise", "gaussian", "--sigma", "1", "--p-lower", "0.9", "--alpha", "5"],
+            2,
+            "alpha must be in (0, 1), got alpha=5",
+        ),
+        (
+            ["radius", "--noise", "gaussian", "--sigma", "1", "--q-upper", "0.1", "--alpha", "0.01"],
+            2,
+            "got --alpha 0.01 without --votes: leave it out, since --q-upper is a bound already",
+        ),
+        (
+            ["radius", "--noise", "gaussian", "--sigma", "1", "--votes", "9/10", "--alpha", "0"],
+            2,
+            "alpha must be in (0, 1), got alpha=0",
+        ),
+        (["run", "cli_model:ten_scores", *RUN[2:], "--out", "r"], 1, "got (64, 10); give --num-classes 10"),
+        (["run", "cli_model:ten_scores", *RUN[2:], "--out", "r", "--quiet"], 1, "got (64, 10); give --num-classes 10"),
+        (
+            ["run", "cli_model:ten_scores", *RUN[2:], "--out", "r", "--num-classes", "4"],
+            1,
+            "got (64, 10); give --num-classes 10",
+        ),
+        (
+            [*RUN[:8], "--out", "r", "--estimator", "anytime", "--radii", "0,0.1", "--cap", "1"],
+            2,
+            "first look, which is at 4 votes, got budget=1",
+        ),
         (["run"], 2, "Missing argument"),
         (["run", "cli_model:fast", "--data", "data.npz"], 2, "Missing option '--out'"),
         (["fly"], 2, "No such command"),

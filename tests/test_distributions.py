@@ -4,6 +4,8 @@ import bisect
 import importlib
 import math
 import pkgutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -36,6 +38,7 @@ from smoothing import (
     UnsupportedNormError,
 )
 from smoothing.distributions import table
+from smoothing.distributions.base import checked_shape
 from smoothing.rounding import complement_down
 from smoothing.testing import ATTACKED, FALSE_ALARM, check_distribution
 
@@ -346,6 +349,75 @@ def test_scale_must_be_given_exactly_once(row: Row) -> None:
 def test_bad_shapes_are_refused(row: Row, shape: tuple[int, ...]) -> None:
     with pytest.raises(InvalidArgumentError, match="shape must name at least one axis, each of size 1 or more"):
         row.family(shape, sigma=1.0)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [3, "3", ("3",), (2.5,), (True,), (None,), {3}, [[3]], np.array(3), np.array([1.5]), np.array([[1, 2]]), None],
+    ids=str,
+)
+def test_shapes_that_are_no_integers_are_refused(shape: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match="shape must be a sequence of integers"):
+        checked_shape(shape)
+
+
+@pytest.mark.parametrize("shape", [[3, 2], torch.Size([3, 2]), np.array([3, 2]), (np.int64(3), np.uint8(2))], ids=str)
+def test_shapes_are_any_sequence_of_integers(shape: Any) -> None:
+    found = checked_shape(shape)
+    assert found == (3, 2)
+    assert [type(size) for size in found] == [int, int]
+
+
+def test_what_types_would_forbid_is_refused_where_they_are_not_checked() -> None:
+    """In these tests a wrong type does not get as far as the message that users see."""
+    script = (
+        "import numpy as np, torch\n"
+        "from smoothing import Gaussian, InvalidArgumentError, UniformBall, Pareto\n"
+        "law = Gaussian(np.array([3, 2]), sigma=0.5)\n"
+        "assert law == Gaussian((3, 2), sigma=0.5)\n"
+        "assert UniformBall(torch.Size([3, 2]), sigma=1).shape == Pareto([3, 2], sigma=1, a=3).shape == (3, 2)\n"
+        "assert law.radius(torch.tensor(0.75, requires_grad=True), 'l2') == law.radius(0.75, 'l2')\n"
+        "assert law.radius(torch.tensor([0.75], dtype=torch.bfloat16), 'l2') == law.radius(0.75, 'l2')\n"
+        "wrong = [lambda c=c, s=s: c(s, sigma=1.0) for c in (Gaussian, UniformBall) for s in (3, ('3',), (2.5,), (True,))]\n"
+        "wrong += [lambda s=s: Pareto(s, sigma=1.0, a=3) for s in (3, ('3',), (2.5,), (True,))]\n"
+        "wrong += [lambda p=p: law.radius(p, 'l2') for p in (True, '0.9', None, [0.9, 'x'], torch.tensor([True]))]\n"
+        "wrong += [lambda p=p: law.radius(0.9, 'l2', q_upper=p) for p in (True, '0.1')]\n"
+        "wrong += [lambda: Gaussian((3,), sigma=10**400)]\n"
+        "for call in wrong:\n"
+        "    try:\n"
+        "        print('accepted', call())\n"
+        "    except InvalidArgumentError as error:\n"
+        "        assert ' must be ' in str(error) and ', got ' in str(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("row", LAWS, ids=pair_id)
+@pytest.mark.parametrize("value", [1e308, 1.1e150, 9e-151, 5e-324])
+def test_scales_at_the_ends_of_float64_are_refused(row: Row, value: float) -> None:
+    for key in {"sigma", row.family.scale_name}:
+        with pytest.raises(InvalidArgumentError) as refused:
+            row.family((3,), **{key: value})
+        assert f"{key} must be in [1e-150, 1e+150]" in str(refused.value)
+        assert f"got {key}={value};" in str(refused.value)
+
+
+@pytest.mark.parametrize("row", LAWS, ids=pair_id)
+@pytest.mark.parametrize("value", [1e-150, 1e150])
+def test_radii_are_proportional_to_the_scale_up_to_its_bounds(row: Row, value: float) -> None:
+    p = np.array([0.5, 0.6, 0.9, 0.999])
+    for key in {"sigma", row.family.scale_name}:
+        for norm in sorted(row.family.norms, key=str):
+            radii = row.family((3,), **{key: value}).radius(p, norm)
+            np.testing.assert_allclose(radii / value, row.family((3,), **{key: 1.0}).radius(p, norm), rtol=1e-9)
+
+
+def test_probabilities_must_fit_together() -> None:
+    law = Gaussian((2,), sigma=0.5)
+    for others in ({"q_upper": np.full(3, 0.1)}, {"rival_upper": np.full(3, 0.1)}):
+        with pytest.raises(InvalidArgumentError, match=r"broadcast against each other, got .*2.*3"):
+            law.radius(np.full(2, 0.9), "l2", **others)
 
 
 def test_unknown_laws_and_parameters_are_refused() -> None:

@@ -199,6 +199,11 @@ def test_a_larger_budget_continues_an_anytime_run() -> None:
             "at least two radii",
         ),
         (AnytimeEstimator(GRID, budget=9), AnytimeEstimator(GRID, budget=99, mode="free"), "unchanged, got mode"),
+        (
+            SequentialEstimator(GRID, cap=CAP, ratio=1.3, futility=0.0),
+            SequentialEstimator(GRID, cap=CAP, ratio=1.3, futility=0.06),
+            r"futility of a sequential run may only fall, got futility=0.06 after 0.0",
+        ),
     ],
 )
 def test_what_would_spend_alpha_twice_is_refused(before: Estimator, after: Estimator, reason: str) -> None:
@@ -238,6 +243,32 @@ def test_what_cannot_be_proved_is_refused() -> None:
         replay(SEQUENTIAL, (Look(Phase.ESTIMATE, 4, (4, 0)),), 5)
     with pytest.raises(InvalidArgumentError, match="those that the estimator asks for"):
         replay(SEQUENTIAL, (Look(Phase.ESTIMATE, 5, (5, 0)),), 0)
+
+
+@pytest.mark.parametrize("budget", [1, 2, 3])
+def test_a_budget_without_a_look_is_refused(budget: int) -> None:
+    with pytest.raises(InvalidArgumentError, match=f"first look, which is at 4 votes, got budget={budget}"):
+        AnytimeEstimator(GRID, budget=budget)
+
+
+@pytest.mark.parametrize("mode", ["label", "free"])
+def test_the_least_budget_has_a_result_and_can_be_raised(mode: str) -> None:
+    least = AnytimeEstimator(GRID, budget=4, mode=mode)  # type: ignore[arg-type]
+    state = least.start(0)
+    assert state.next_look() == (Phase.ESTIMATE, 4)
+    state.update(Phase.ESTIMATE, np.array([4, 0, 0]))
+    assert state.next_look() is None
+    assert state.result().status is Status.UNDECIDED
+    larger = AnytimeEstimator(GRID, budget=50, mode=mode)  # type: ignore[arg-type]
+    larger.may_extend(least.describe())
+    assert replay(larger, state.result().looks, 0).next_look() == (Phase.ESTIMATE, 5)
+
+
+@pytest.mark.parametrize("key", ["alpha", "beta"])
+@pytest.mark.parametrize("level", [1e-300, 5e-324])
+def test_levels_beyond_float64_are_refused(key: str, level: float) -> None:
+    with pytest.raises(InvalidArgumentError, match=f"{key} must be at least 1e-280.*got {key}={level}"):
+        SequentialEstimator(GRID, cap=CAP, **{key: level})  # type: ignore[arg-type]
 
 
 def test_plans_grow_with_precision_and_stop_where_there_is_no_hope() -> None:

@@ -309,6 +309,30 @@ def test_another_seed_is_refused_whatever_the_estimator_allows(folder: Path) -> 
         certify(folder, estimator=replace(ANYTIME, cap="500"), indices="0", seed=1)
 
 
+def test_a_larger_futility_is_refused_before_anything_is_replayed(folder: Path) -> None:
+    certify(folder)
+    less = replace(SEQUENTIAL, futility=0.0)
+    extended = certify(folder, estimator=less)
+    for more in (SEQUENTIAL, replace(SEQUENTIAL, futility=0.9)):
+        with pytest.raises(
+            RunMismatchError, match=r"cannot be continued: the futility .* may only fall, got futility=0"
+        ):
+            certify(folder, estimator=more)
+    assert evidence(folder / "run") == extended
+    assert certify(folder, estimator=less) == extended
+
+
+def test_one_label_alone_is_refused_before_anything_is_written(folder: Path) -> None:
+    random = np.random.default_rng(1)
+    np.savez(folder / "one.npz", images=random.random((4, 1, 4, 4), dtype=np.float32), labels=np.zeros(4, dtype=int))
+    (folder / "plain_model.py").write_text("def make():\n    return lambda x: x.flatten(1)[:, :10]\n")
+    asked = {"data": str(folder / "one.npz"), "model": "plain_model:make"}
+    with pytest.raises(UsageError, match=r"at least 2 classes are needed, got 1, as the labels .* give --num-classes"):
+        prepare(options(folder, **asked), {})
+    assert not (folder / "run").exists()
+    certify(folder, **asked, num_classes=10)
+
+
 # --- What the results say ---------------------------------------------------------------------------------------------
 
 
@@ -434,6 +458,12 @@ def test_floating_point_data_get_floating_point_noise(folder: Path) -> None:
         ({"estimator": EstimatorOptions("sequential", cap="many")}, "--cap must be a number of votes"),
         ({"estimator": EstimatorOptions("sequential", cap="0")}, "cap must be an integer of at least 1"),
         ({"estimator": EstimatorOptions("sequential", cap="8")}, "cap"),
+        (
+            {"estimator": EstimatorOptions("anytime", radii="0,0.1", cap="3")},
+            "first look, which is at 4 votes, got budget=3",
+        ),
+        ({"estimator": EstimatorOptions("sequential", beta=1e-300)}, "beta must be at least 1e-280"),
+        ({"alpha": 1e-300}, "alpha must be at least 1e-280"),
         ({"estimator": EstimatorOptions("sequential", radii="0,9")}, "every radius must be within reach"),
         ({"estimator": EstimatorOptions("sequential", radii="0,-1")}, "a radius must be finite and at least 0"),
         ({"estimator": EstimatorOptions("sequential", futility=1.0)}, r"futility must be in \[0, 1\)"),

@@ -39,7 +39,14 @@ def radius(
             show_default=False,
         ),
     ] = None,
-    alpha: o.AlphaOption = 0.001,
+    alpha: Annotated[
+        float | None,
+        typer.Option(
+            "--alpha",
+            help="With --votes: error probability of the bound on them, one-sided (default 0.001).",
+            show_default=False,
+        ),
+    ] = None,
     sigma: Annotated[
         float | None,
         typer.Option("--sigma", help="Per-coordinate standard deviation, input units.", show_default=False),
@@ -97,7 +104,7 @@ def radius(
     laws = build_laws(choices, parse_shape(shape), shared)
     use_cache()
     if plot is not None:
-        options = {"--p-lower": p_lower, "--q-upper": q_upper, "--p-upper": p_upper, "--votes": votes}
+        options = {"--p-lower": p_lower, "--q-upper": q_upper, "--p-upper": p_upper, "--votes": votes, "--alpha": alpha}
         useless = [name for name, value in {**options, "--convert-from": convert_from}.items() if value is not None]
         if useless:
             raise UsageError(f"--plot draws each law's own radius at every p: leave out {', '.join(useless)}")

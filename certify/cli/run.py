@@ -111,6 +111,7 @@ def run(
     import sys
 
     from certify.allocator import tune_allocator
+    from certify.class_hint import check_class_count, class_hint
     from certify.errors import CertifyError
     from certify.progress import watch
     from certify.redaction import redact_argument
@@ -191,6 +192,8 @@ def run(
         dict(os.environ),
     )
     plan = prepared.plan
+    with class_hint(plan.model.num_classes, num_classes):
+        check_class_count(plan)
     notes = err_console()
     for warning in prepared.warnings:
         notes.print(f"[yellow]warning:[/yellow] {warning}")
@@ -202,14 +205,18 @@ def run(
     if not quiet:
         describe(notes, plan)
         if preflight_ is not False and plan.service is None:
-            announce(notes, plan, preflight(plan))
+            with class_hint(plan.model.num_classes, num_classes):
+                announce(notes, plan, preflight(plan))
     if plan.service is not None and plan.service.options.from_record is None:
         confirm_spending(notes, plan, yes=yes)
     figures = str if plan.service is None else plan.service.remarks.progress
     try:
-        with watch(
-            len(plan.indices), plan.votes_per_input, quiet=quiet, decides=plan.grid is not None, figures=figures
-        ) as observer:
+        with (
+            watch(
+                len(plan.indices), plan.votes_per_input, quiet=quiet, decides=plan.grid is not None, figures=figures
+            ) as observer,
+            class_hint(plan.model.num_classes, num_classes),
+        ):
             rows = execute(
                 plan,
                 on_votes=observer.on_votes,

@@ -244,21 +244,26 @@ def _from_run(run: Run, known: dict[str, Any]) -> CertifiedSet:
         raise CertifyError(f"{run.folder / JOURNAL_FILE} is damaged: {error}") from None
 
 
-def read_log(path: Path) -> CertifiedSet:
+def read_log(path: Path, *, timed: bool = True) -> CertifiedSet:
     """Read a log in the format of Cohen et al. 2019: a header and one tab-separated row per input.
 
     Columns `idx label predict radius correct time`, in any order and with others beside them. `time` is in seconds or
     as H:MM:SS.ffffff; `predict` is -1 where abstained, and -2 (undecided) or -3 (refuted) in exports of this program.
+
+    Args:
+        path: The file.
+        timed: Whether the column `time` is needed; where it is not and there is none, `seconds` is NaN.
 
     Raises:
         CertifyError: If something cannot be read or contradicts itself; the message names file, line and column.
     """
     lines = _lines(path)
     header = lines[0].split("\t")
-    missing = [column for column in TSV_COLUMNS if column not in header]
+    needed = [column for column in TSV_COLUMNS if timed or column != "time"]
+    missing = [column for column in needed if column not in header]
     if missing:
         raise CertifyError(
-            f"{path}, line 1: the header must name the columns {' '.join(TSV_COLUMNS)}, separated by tabs; it lacks "
+            f"{path}, line 1: the header must name the columns {' '.join(needed)}, separated by tabs; it lacks "
             f"{', '.join(missing)}"
         )
     if len(lines) == 1:
@@ -282,7 +287,7 @@ def read_log(path: Path) -> CertifiedSet:
         predict=np.array([row["predict"] for row in ordered], dtype=np.int64),
         radius=np.array([row["radius"] for row in ordered], dtype=np.float64),
         correct=np.array([row["correct"] == 1 for row in ordered], dtype=np.bool_),
-        seconds=np.array([row["time"] for row in ordered], dtype=np.float64),
+        seconds=np.array([row.get("time", np.nan) for row in ordered], dtype=np.float64),
     )
 
 

@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, overload
 
@@ -13,12 +14,18 @@ from torch import Tensor
 
 from smoothing.errors import InvalidArgumentError, UnsupportedNormError
 from smoothing.rounding import complement_down, down, up
+from smoothing.statistics.arguments import as_probabilities, broadcast
 from smoothing.threat import Norm
 
 FLOAT_NOISE_CAVEAT = (
     "noise is drawn and added in floating point: the rounding of x + noise, the finite resolution of the generator and "
     "the truncation of its tails are not covered by the proof"
 )
+
+
+SCALES = (1e-150, 1e150)
+"""Range of the sigma or scale that a law is given: radii, densities and samples are some power of d away from it, and stay
+clear of both ends of float64. At 1e308 a finite radius would come out as infinite."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +153,7 @@ class SmoothingDistribution(ABC):
 
         Raises:
             UnsupportedNormError: If no radius is proved for `norm`.
-            InvalidArgumentError: If a probability is outside [0, 1] or NaN.
+            InvalidArgumentError: If a probability is no number, outside [0, 1] or NaN, or the shapes do not fit together.
 
         Reference: Yang et al. 2020, the differential method, applied to both classes: per unit of distance no region's
         probability p changes by more than Phi(p), so G of it changes by at most 1, and the top class leads until
@@ -154,16 +161,16 @@ class SmoothingDistribution(ABC):
         """
         norm = self.require_norm(norm)
         p = _probability("p_lower", p_lower)
-        q = 1.0 - p
-        if q_upper is not None:
-            # It replaces 1 - p: where p_lower was rounded to 1.0, the smaller of the two would be 0.
-            q = _probability("q_upper", q_upper)
-            p = np.maximum(p, complement_down(q))
-        rival = q if rival_upper is None else np.minimum(q, _probability("rival_upper", rival_upper))
-        p, q, rival = np.broadcast_arrays(p, q, rival)
+        q = np.asarray(1.0 - p) if q_upper is None else _probability("q_upper", q_upper)
+        rival = q if rival_upper is None else _probability("rival_upper", rival_upper)
+        p, q, rival = broadcast(p, q, rival)
         shape = p.shape
         # numpy turns the results for arrays without axes into scalars; the formulas need not care.
         p, q, rival = (np.atleast_1d(array) for array in (p, q, rival))
+        if q_upper is not None:
+            # It replaces 1 - p: where p_lower was rounded to 1.0, the smaller of the two would be 0.
+            p = np.maximum(p, complement_down(q))
+        rival = np.minimum(q, rival)
         # Formulas are infinite at q = 0 and may overflow next to it; p = 0 against p_B = 0 may be inf - inf, and the next
         # line gives it radius 0.
         with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
@@ -220,11 +227,7 @@ class SmoothingDistribution(ABC):
 
     def _settle_scale(self, sigma_per_scale: float) -> None:
         """Fill in whichever of `sigma` and the family's own scale was not given; check shape and values."""
-        if not self.shape or any(size < 1 for size in self.shape):
-            raise InvalidArgumentError(
-                f"shape must name at least one axis, each of size 1 or more, got shape={self.shape}"
-            )
-        object.__setattr__(self, "shape", tuple(int(size) for size in self.shape))
+        object.__setattr__(self, "shape", checked_shape(self.shape))
         given = {key: getattr(self, key) for key in ("sigma", self.scale_name) if getattr(self, key) is not None}
         if len(given) != 1 and self.scale_name != "sigma":
             raise InvalidArgumentError(
@@ -235,8 +238,13 @@ class SmoothingDistribution(ABC):
         (key, value), *_ = given.items()
         if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
             raise InvalidArgumentError(f"{key} must be a number, got {key}={value!r}")
-        if not (math.isfinite(value) and value > 0):
+        if not 0.0 < value < math.inf:
             raise InvalidArgumentError(f"{key} must be positive and finite, got {key}={value}")
+        if not SCALES[0] <= value <= SCALES[1]:
+            raise InvalidArgumentError(
+                f"{key} must be in [{SCALES[0]:g}, {SCALES[1]:g}], so that radii and samples stay within float64, got "
+                f"{key}={value}; change the unit of the inputs"
+            )
         scale = float(value) if key != "sigma" else float(value) / sigma_per_scale
         object.__setattr__(self, "sigma", float(value) if key == "sigma" else float(value) * sigma_per_scale)
         if self.scale_name != "sigma":
@@ -252,8 +260,29 @@ class SmoothingDistribution(ABC):
         return tuple(field.name for field in fields(cls) if field.name != "shape")
 
 
+def checked_shape(shape: object) -> tuple[int, ...]:
+    """Return an event shape as a tuple of integers.
+
+    Args:
+        shape: What a law was given: a sequence of integers, of numpy's kind too (a list, a `torch.Size`, an array).
+
+    Raises:
+        InvalidArgumentError: If it is anything else, or does not name at least one axis, each of size 1 or more.
+    """
+    # The axes of an array of more than one axis are arrays, and those of a text are texts: no integers.
+    sizes: list[Any] = (
+        list(shape) if isinstance(shape, Sequence) or (isinstance(shape, ndarray) and shape.ndim) else [None]
+    )
+    if any(isinstance(size, bool) or not isinstance(size, int | np.integer) for size in sizes):
+        raise InvalidArgumentError(f"shape must be a sequence of integers, such as (3, 32, 32), got shape={shape!r}")
+    if not sizes or any(size < 1 for size in sizes):
+        raise InvalidArgumentError(f"shape must name at least one axis, each of size 1 or more, got shape={shape!r}")
+    return tuple(int(size) for size in sizes)
+
+
 def _probability(name: str, value: Any) -> Float64[ndarray, "..."]:
-    array = np.asarray(value, dtype=np.float64)
-    if not bool(np.all((array >= 0.0) & (array <= 1.0))):
-        raise InvalidArgumentError(f"{name} must be in [0, 1] and not NaN, got {name}={value}")
-    return array
+    if isinstance(value, Tensor):
+        # A bound takes part in no gradient; and numpy knows fewer floating dtypes than torch.
+        value = value.detach().cpu()
+        value = value.double() if value.is_floating_point() else value
+    return as_probabilities(name, value, closed=True)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from smoothing.distributions.base import SmoothingDistribution
+from smoothing.distributions.base import SmoothingDistribution, checked_shape
 from smoothing.errors import InvalidArgumentError
 
 
@@ -35,9 +35,7 @@ def settle_parameter(law: SmoothingDistribution, key: str, allowed: Callable[[fl
 
 def checked_dimension(shape: tuple[int, ...]) -> int:
     """Return d, which the range of a parameter may depend on, or raise for a bad shape."""
-    if not shape or any(size < 1 for size in shape):
-        raise InvalidArgumentError(f"shape must name at least one axis, each of size 1 or more, got shape={shape}")
-    return math.prod(shape)
+    return math.prod(checked_shape(shape))
 
 
 def moment_ratio(law: SmoothingDistribution, log_ratio: float) -> float:

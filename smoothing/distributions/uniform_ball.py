@@ -10,6 +10,7 @@ from numpy import ndarray
 from scipy.special import betaincinv
 from torch import Tensor
 
+from smoothing.distributions.parameters import checked_dimension
 from smoothing.distributions.spherical import SphericalLaw
 from smoothing.threat import Norm
 
@@ -43,7 +44,7 @@ class UniformBall(SphericalLaw):
     reference: ClassVar[str] = "Yang et al. 2020, Table 1"
 
     def __post_init__(self) -> None:
-        self._settle_scale(1.0 / math.sqrt(math.prod(self.shape) + 2.0))
+        self._settle_scale(1.0 / math.sqrt(checked_dimension(self.shape) + 2.0))
 
     def _radii(self, n: int, generator: torch.Generator, device: torch.device | str | None) -> Float64[Tensor, " n"]:
         assert self.ball_radius is not None

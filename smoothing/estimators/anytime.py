@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Int64
 from numpy import ndarray
 
+from smoothing.errors import InvalidArgumentError
 from smoothing.estimators.base import Estimator, ExtensionRefusedError, Phase
 from smoothing.estimators.grid import GridState, Mode, check_grid, check_mode, continues, label_of, level_at
 from smoothing.estimators.sequential import RATIO
@@ -17,7 +18,7 @@ from smoothing.estimators.thresholds import Threshold
 from smoothing.statistics.arguments import check_positive_integer
 from smoothing.statistics.beta_mixture import ville_limit
 from smoothing.statistics.binomial import check_alpha
-from smoothing.statistics.schedule import check_ratio, geometric_looks
+from smoothing.statistics.schedule import FIRST, check_ratio, geometric_looks
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,9 @@ class AnytimeEstimator(Estimator):
         alpha: Probability, per input and over all looks ever, that any claimed radius is false.
         mode: "label" tests the label that `start` is told; "free" tests all classes at once and needs none.
         beta: Probability, per input and over all looks ever, that any refuted radius is falsely refuted.
-        budget: Votes after which an input rests, undecided; None: go on until it is decided, which for a radius that is
-            exactly the true one may be never. No part of the proof, and may be raised later.
+        budget: Votes after which an input rests, undecided, at least as many as the first look needs; None: go on until it
+            is decided, which for a radius that is exactly the true one may be never. No part of the proof, and may be
+            raised later.
         ratio: Votes at a look over those at the one before.
 
     Raises:
@@ -59,6 +61,12 @@ class AnytimeEstimator(Estimator):
         check_ratio(self.ratio)
         if self.budget is not None:
             check_positive_integer("budget", self.budget)
+            if self.budget < FIRST:
+                # An input without a look has no votes that a certificate could rest on, nor anything to continue from.
+                raise InvalidArgumentError(
+                    f"the budget (--cap on the command line) must allow the first look, which is at {FIRST} votes, got "
+                    f"budget={self.budget}; 10,000 or more is usual"
+                )
 
     def start(self, label: int | None = None) -> GridState:
         """Begin one input.

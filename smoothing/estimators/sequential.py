@@ -18,6 +18,7 @@ from smoothing.statistics.arguments import check_positive_integer
 from smoothing.statistics.binomial import check_alpha, minimum_votes
 from smoothing.statistics.boundary import Boundary
 from smoothing.statistics.boundary_cache import Method, boundary_of
+from smoothing.statistics.crossing import SMALLEST_ALPHA
 from smoothing.statistics.futility import futility_limits
 from smoothing.statistics.schedule import capped_looks
 
@@ -78,6 +79,12 @@ class SequentialEstimator(Estimator):
     def __post_init__(self) -> None:
         check_alpha(self.alpha)
         check_alpha(self.beta)
+        for key, level in (("alpha", self.alpha), ("beta", self.beta)):
+            if level < SMALLEST_ALPHA:
+                raise InvalidArgumentError(
+                    f"{key} must be at least {SMALLEST_ALPHA:g}, below which boundaries cannot be computed in float64, got "
+                    f"{key}={level}"
+                )
         check_positive_integer("cap", self.cap)
         check_mode(self.mode)
         check_grid(self.thresholds)
@@ -168,10 +175,11 @@ class SequentialEstimator(Estimator):
         return self.mode == "label"
 
     def may_extend(self, previous: Mapping[str, Any]) -> None:
-        """Return if this estimator only adds larger radii of the same arithmetic grid to the `previous` one.
+        """Return if this estimator only adds larger radii of the `previous` one's arithmetic grid, or gives up less.
 
         The radii k step are one fixed chain of hypotheses, and the first false one among them is the only one that can
-        break a claim, however far the chain is followed. A larger cap is refused: alpha was spent up to the old one.
+        break a claim, however far the chain is followed. A larger cap is refused: alpha was spent up to the old one. A
+        larger futility is refused too: it would have given up some inputs before looks that are recorded already.
 
         Raises:
             ExtensionRefusedError: If anything else differs.
@@ -188,6 +196,13 @@ class SequentialEstimator(Estimator):
             raise ExtensionRefusedError(
                 "a sequential run can be continued only with everything but further radii and futility unchanged, got "
                 + ", ".join(f"{key}={mine[key]!r} after {previous.get(key)!r}" for key in changed)
+            )
+        before = previous.get("futility")
+        if not isinstance(before, int | float) or self.futility > before:
+            raise ExtensionRefusedError(
+                f"the futility of a sequential run may only fall, got futility={self.futility} after {before}: with a "
+                f"larger one, inputs might have been given up before looks that are recorded already; give {before} or "
+                "less, or start a new run"
             )
         continues(self.thresholds, previous.get("thresholds", []))
 

@@ -21,6 +21,13 @@ from smoothing.statistics.tail import log_binomial_pmf
 SIZE_SLACK = 1e-9
 """Share of alpha that a boundary leaves unspent, far above the rounding error of its computed size."""
 
+SMALLEST_ALPHA = 1e-280
+"""Smallest alpha of a boundary. The cuts, 1e-13 of it, are then normal numbers, and what single probabilities lose by
+underflow (at most 2e-308 each, of fewer than 1e16 in all) is far below the slack."""
+
+_HALVING = 0.25
+"""Least share of alpha that a test may be built for: a radius has alpha (1 - q0) where the votes choose the class."""
+
 _CUT = 1e-13
 """Share of alpha that one cut may drop; there are three cuts per look."""
 
@@ -41,9 +48,17 @@ class Steps:
         alpha: The level that cuts are measured against.
         looks: Votes at each look.
         side: "below" counts failures; "above" counts successes, few of which are many failures.
+
+    Raises:
+        InvalidArgumentError: If alpha is too small for float64.
     """
 
     def __init__(self, q0: float, alpha: float, looks: Sequence[int], side: Side) -> None:
+        if alpha < SMALLEST_ALPHA * _HALVING:
+            raise InvalidArgumentError(
+                f"alpha must be at least {SMALLEST_ALPHA:g}, below which boundaries cannot be computed in float64, got "
+                f"alpha={alpha}"
+            )
         self.looks = np.asarray(looks, dtype=np.int64)
         self.cut = _CUT * alpha
         self._q0, self._side = q0, side
