@@ -161,9 +161,20 @@ class Journal:
         with _explained(self.path), self._transaction():
             self._connection.executemany('DELETE FROM inputs WHERE "index" = ?', [(index,) for index in indices])
 
-    def record_inputs(self, finished: Iterable[tuple[int, Mapping[str, Any], tuple[Look, ...]]]) -> None:
-        """Write finished inputs (key, payload, looks), all in one transaction; durable when this returns."""
+    def record_inputs(
+        self, finished: Iterable[tuple[int, Mapping[str, Any], tuple[Look, ...]]], *, replacing: Iterable[int] = ()
+    ) -> None:
+        """Write finished inputs (key, payload, looks), all in one transaction; durable when this returns.
+
+        Args:
+            finished: The inputs.
+            replacing: Those of them whose looks take the place of earlier ones; ones that were finished before keep theirs.
+        """
         with _explained(self.path), self._transaction():
+            self._connection.executemany(
+                'DELETE FROM looks WHERE "index" = ? AND "index" NOT IN (SELECT "index" FROM inputs)',
+                [(index,) for index in replacing],
+            )
             for index, payload, looks in finished:
                 for look in looks:
                     self._insert_look(index, look)

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 from certify.curve import Curve, Standing, curve_of
@@ -10,6 +11,7 @@ from certify.errors import JournalError, RunMismatchError
 from certify.journal import Journal
 from certify.run_plan import RunPlan, make_row, payload_of
 from certify.rundir import Row
+from certify.voiding import VoidableState, Voiding
 from smoothing.certificate import issue_certificate
 from smoothing.driver import drive
 from smoothing.errors import InvalidArgumentError
@@ -85,12 +87,19 @@ class Window:
         self._plan, self._engine, self._journal = plan, engine, journal
         self._indices, self._seen = tuple(indices), dict(looks)
         self._labels = {i: int(y) for i, y in zip(indices, plan.data.labels(list(indices)), strict=True)}
+        self._voiding = engine if isinstance(engine, Voiding) else None
         self._states: dict[int, State] = {}
         for index in indices:
+            if self._voiding is not None and self._voiding.voided(index):
+                self._seen.pop(index, None)  # counted before anybody knew
             try:
-                self._states[index] = replay(plan.estimator, self._seen.get(index, ()), self._labels[index])
+                state = replay(plan.estimator, self._seen.get(index, ()), self._labels[index])
             except InvalidArgumentError as error:
                 raise RunMismatchError(f"{plan.out}: input {index} cannot be resumed: {error}") from None
+            if self._voiding is not None:
+                start = partial(plan.estimator.start, self._labels[index])
+                state = VoidableState(state, start, plan.num_classes + 1, partial(self._voiding.voided, index))
+            self._states[index] = state
         self._looked = set(self._seen)
         self.finished: dict[int, Row] = {}
 
@@ -101,26 +110,33 @@ class Window:
             spent: Seconds that inputs have cost in earlier calls.
         """
         started = flushed = noted = time.perf_counter()
-        waiting: list[Row] = []
+        waiting: list[tuple[int, float]] = []
         new: list[tuple[int, Look]] = []
 
         def finish(index: int) -> None:
             # Inputs are worked on together, one finishing after the other: the time since the last one.
             nonlocal started
             now = time.perf_counter()
-            waiting.append(self._row(index, now - started + (spent or {}).get(index, 0.0)))
+            waiting.append((index, now - started + (spent or {}).get(index, 0.0)))
             started = now
 
         def flush() -> tuple[Row, ...]:
-            self._journal.record_inputs((row.index, payload_of(row), row.certificate.looks) for row in waiting)
-            rows = tuple(waiting)
+            # Void inputs first: one that was finished by looks of an earlier call may have become so since.
+            void = {index for index, _ in waiting if self._annul(index)}
+            rows = tuple(self._row(index, seconds) for index, seconds in waiting)
+            if self._voiding is not None and void:
+                self._voiding.settle({row.index: row.certificate.looks for row in rows if row.index in void})
+            self._journal.record_inputs(
+                ((row.index, payload_of(row), row.certificate.looks) for row in rows), replacing=void
+            )
             waiting.clear()
             self.finished |= {row.index: row for row in rows}
             return rows
 
         def note(index: int, look: Look) -> None:
             self._looked.add(index)
-            new.append((index, look))
+            if not self._is_annulled(index):
+                new.append((index, look))
 
         for index, state in self._states.items():
             if state.next_look() is None:
@@ -135,7 +151,10 @@ class Window:
                     flushed = time.perf_counter()
                 if now - noted >= _LOOKS_SECONDS:
                     # An input that waits to be flushed brings its looks itself; those written here are the same.
-                    self._journal.record_looks((i, look) for i, look in new if i not in self.finished)
+                    # Those of inputs that are void by now are no looks of theirs any more.
+                    self._journal.record_looks(
+                        (i, look) for i, look in new if i not in self.finished and not self._is_annulled(i)
+                    )
                     new.clear()
                     noted = time.perf_counter()
         except JournalError:
@@ -155,6 +174,14 @@ class Window:
             finished = self._states[index].next_look() is None
             standings.append(Standing(estimate.decisions, right, finished))
         return curve_of(self._plan.grid or (), standings, len(self._indices) - len(self._looked))
+
+    def _annul(self, index: int) -> bool:
+        state = self._states[index]
+        return isinstance(state, VoidableState) and state.annul()
+
+    def _is_annulled(self, index: int) -> bool:
+        state = self._states[index]
+        return isinstance(state, VoidableState) and state.annulled
 
     def _row(self, index: int, seconds: float) -> Row:
         plan = self._plan

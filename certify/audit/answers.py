@@ -4,8 +4,9 @@ import sqlite3
 from collections import defaultdict
 from typing import Any
 
+from certify.audit.fields import mapping
 from certify.audit.findings import AuditError, Findings
-from certify.audit.folder import JOURNAL, RawRun
+from certify.audit.folder import JOURNAL, RawRow, RawRun
 
 _VOID = "void"
 
@@ -14,7 +15,8 @@ def check_answers(run: RawRun, found: Findings) -> None:
     """Check the looks of a run on a service against its answers; nothing for other runs.
 
     The rules are written here once more, from `run.json` alone: which label is which class, that anything else is the
-    outcome "invalid", and that answers of two versions, or a void mark, make all votes of an input invalid.
+    outcome "invalid", and that answers of two versions, or a void mark, make all votes of an input invalid, those of before
+    the change too: such an input proves nothing.
 
     Raises:
         AuditError: If the run's description lacks the labels, or the answers cannot be read.
@@ -36,6 +38,8 @@ def check_answers(run: RawRun, found: Findings) -> None:
         for phase, sample, label, version in own:
             if version != _VOID and sample >= 0:
                 by_phase[phase][sample] = classes if void else _outcome(label, numbers, classes)
+        if void:
+            _check_void(row, found)
         for look in row.looks:
             counts = [0] * (classes + 1)
             samples = by_phase.get(str(look.phase), {})
@@ -44,6 +48,17 @@ def check_answers(run: RawRun, found: Findings) -> None:
                     counts[outcome] += 1
             if look.counts != counts:
                 found.add(row.index, "votes of the service", f"{look.phase}: {look.counts}", f"{counts} by its answers")
+
+
+def _check_void(row: RawRow, found: Findings) -> None:
+    """Check that a void input claims nothing, neither that a radius holds nor that it does not."""
+    certificate = mapping((row.payload or {}).get("certificate")) or {}
+    decisions = certificate.get("decisions")
+    claims = [certificate, *(decisions if isinstance(decisions, list) else [])]
+    statuses = [(mapping(claim) or {}).get("status") for claim in claims]
+    for status in ("certified", "refuted"):
+        if status in statuses:
+            found.add(row.index, "status", status, "abstained or undecided: by its answers the input is void")
 
 
 def _outcome(label: Any, numbers: dict[str, int], classes: int) -> int:

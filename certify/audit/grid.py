@@ -243,6 +243,9 @@ class GridChecker:
         sure, likely = _nested([_any(many, j, against) for j in reversed(range(size))])
         refuted = sum(status == "refuted" for status in decisions)
         least, most = min(sure, size - certified), min(likely, size - certified)
+        if not any(any(c[:-1]) for c in counts):
+            # A void input, of which all votes count as invalid, refutes nothing; the answers tell which input that is.
+            least = 0
         if not least <= refuted <= most:
             found.add(
                 row.index,

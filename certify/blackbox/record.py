@@ -21,7 +21,7 @@ from certify.blackbox.source import is_void
 from certify.blackbox.stored import StoredAnswer
 from certify.errors import CertifyError
 from certify.files import write_atomically
-from smoothing.estimators.base import Phase
+from smoothing.estimators.base import Look, Phase
 from smoothing.noise_source import NoiseSource
 from smoothing.votes import VoteRequest
 
@@ -160,3 +160,17 @@ class RecordedVotes:
                 counts[:] = 0
                 counts[-1] = len(found)
             yield request, counts
+
+    def voided(self, index: int) -> bool:
+        """See `certify.voiding.Voiding`."""
+        return is_void(row.version for row in self.record.find(index))
+
+    def settle(self, looks: Mapping[int, Sequence[Look]]) -> None:
+        """See `certify.voiding.Voiding`.
+
+        Raises:
+            ServiceError: If the log lacks an answer.
+        """
+        requests = [VoteRequest(index, look.phase, 0, look.n) for index, own in looks.items() for look in own]
+        for _ in self.votes(requests):
+            pass

@@ -13,7 +13,7 @@ from certify.blackbox.ledger import FILE_NAME as LEDGER_FILE
 from certify.blackbox.ledger import Ledger, Purpose
 from certify.blackbox.preflight import PREFLIGHT_KEY, ask_before, findings_of, missing_images, refuse_pointless, wanted
 from certify.blackbox.record import Record, RecordedVotes, write_record
-from certify.blackbox.source import ServiceVotes
+from certify.blackbox.source import ServiceVotes, is_void
 from certify.blackbox.spec import Service, canary_images
 from certify.blackbox.spending import (
     AUTOMATIC_CANARIES,
@@ -250,12 +250,16 @@ def _begin(
 
 
 def _lacking(plan: RunPlan, journal: Journal, todo: list[int]) -> list[tuple[int, int]]:
-    """Return the inputs with the votes that each may still take, the furthest first: none that was begun is left behind."""
+    """Return the inputs with the votes that each may still take, the furthest first: none that was begun is left behind.
+
+    Void inputs take none.
+    """
     most = plan.votes_per_input
+    void = {index for index in todo if is_void(journal.answer_versions(index))}
     if plan.service.options.budget.queries is None or most is None:
-        return [(index, 1) for index in todo]  # no matter how many: all of them are started
+        return [(index, int(index not in void)) for index in todo]  # no matter how many: all of them are started
     have = {index: sum(1 for _, sample, _, _ in journal.answers(index) if sample >= 0) for index in todo}
-    return [(index, most - have[index]) for index in sorted(todo, key=lambda i: -have[i])]
+    return [(index, 0 if index in void else most - have[index]) for index in sorted(todo, key=lambda i: -have[i])]
 
 
 def _says_no_version(service: Service, versions: set[str | None]) -> bool:

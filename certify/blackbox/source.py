@@ -7,13 +7,14 @@ Rules that keep the certificates proofs, enforced here:
 * an answer is stored before it counts, one row a sample; what is stored is never asked again;
 * a refusal, an unreadable answer or retries that ran out is the outcome "invalid", which counts against every class;
 * an input whose answers come from two versions of the service, or that was asked between a good and a bad check of the
-  canaries, is void: all its votes count as "invalid", so that it abstains, and what it still lacks is not asked any more.
+  canaries, is void: all its votes count as "invalid", and what it still lacks is not asked any more. That goes for votes
+  that were handed on before the change as well: whoever counts them asks `voided` at every look.
 """
 
 import asyncio
 import threading
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -37,7 +38,7 @@ from certify.blackbox.ledger import Ledger, Purpose
 from certify.blackbox.pipeline import Job, Pipeline
 from certify.blackbox.store import AnswerStore, StoredAnswer
 from certify.journal import NOT_ASKED
-from smoothing.estimators.base import Phase
+from smoothing.estimators.base import Look, Phase
 from smoothing.noise_source import NoiseSource
 from smoothing.votes import VoteRequest
 
@@ -90,7 +91,8 @@ class ServiceVotes:
             the answers. Counts such questions, or refuses them; None: asks them.
         ledger: Counts what is sent, and may refuse it; None: no limit, nothing kept.
 
-    Use it as a context manager, or call `close`: it holds connections and a thread.
+    Use it as a context manager, or call `close`: it holds connections and a thread. An input may turn out void when votes of
+    it were handed on already: `certify.voiding.VoidableState` takes them back.
     """
 
     def __init__(
@@ -201,7 +203,10 @@ class ServiceVotes:
             ServiceError: If the service cannot be used any more; everything that was answered is stored.
             BudgetSpentError: If no more may be sent; requests that are complete are yielded before.
         """
-        pending, jobs = self._plan(list(requests))
+        pending, versions = self._plan(list(requests))
+        void = {index for index, own in versions.items() if is_void(own)}
+        self._skip(pending, void)
+        jobs = self._jobs([(entry.request, set(entry.labels)) for entry in pending], void)
         # What an interrupted call has stored was asked before the next check, and is as good as that check says.
         self._unchecked |= {entry.request.index for entry in pending if entry.labels}
         if self.canaries is not None and self.canaries.due:
@@ -221,6 +226,9 @@ class ServiceVotes:
                     for rows in answered:
                         key, phase = rows[0].key, rows[0].phase
                         self._unchecked.add(key)
+                        versions[key].update(row.version for row in rows)
+                        if is_void(versions[key]):
+                            void.add(key)
                         held += [entry for entry in by_key[key, phase] if entry.take(rows) and entry.complete]
                     if self.progress is not None:
                         self.progress(sum(map(len, answered)))
@@ -230,59 +238,93 @@ class ServiceVotes:
             except BudgetSpentError as error:
                 # How far the budget goes depends on calls without an answer, never on what a vote says.
                 spent = error
+        # Only now: what was in flight when an input became void is answered.
+        held += self._skip(pending, void)
         self._watch()
         yield from self._release(held)
         if spent is not None:
             raise spent
 
-    def _plan(self, requests: list[VoteRequest]) -> tuple[list[_Pending], Iterator[Job]]:
+    def voided(self, index: int) -> bool:
+        """See `certify.voiding.Voiding`."""
+        return is_void(self.store.versions(index))
+
+    def settle(self, looks: Mapping[int, Sequence[Look]]) -> None:
+        """See `certify.voiding.Voiding`: samples without an answer get the row of one that was not asked."""
+        rows: list[StoredAnswer] = []
+        for index, own in looks.items():
+            there: dict[Phase, set[int]] = {}
+            for row in self.store.find(index):
+                if row.version != VOID:
+                    there.setdefault(row.phase, set()).add(row.sample)
+            # Answers beyond the looks may have gaps between them, which nobody could tell from lost ones.
+            ends = {phase: max(samples) + 1 for phase, samples in there.items()}
+            for look in own:
+                ends[look.phase] = max(ends.get(look.phase, 0), look.n)
+            for phase, end in ends.items():
+                has = there.get(phase, ())
+                rows += _not_asked(index, phase, [sample for sample in range(end) if sample not in has])
+        self._keep_not_asked(rows)
+
+    def _plan(self, requests: list[VoteRequest]) -> tuple[list[_Pending], dict[int, set[str | None]]]:
+        """Return the requests with what is stored of them, and the versions in all that is stored of their inputs."""
         stored: dict[int, dict[Phase, dict[int, str]]] = {}
+        versions: dict[int, set[str | None]] = {}
         pending = []
         for request in requests:
             if request.index not in stored:
                 phases = stored[request.index] = {}
+                named = versions[request.index] = set()
                 for row in self.store.find(request.index):
+                    named.add(row.version)
                     if row.version != VOID:
                         phases.setdefault(row.phase, {})[row.sample] = row.label
             there = stored[request.index].get(request.phase, {})
             found = {sample: there[sample] for sample in range(request.start, request.stop) if sample in there}
             pending.append(_Pending(request, found))
-        self._skip([entry for entry in pending if not entry.complete])
-        return pending, self._jobs([(entry.request, set(entry.labels)) for entry in pending])
+        return pending, versions
 
-    def _skip(self, wanted: list[_Pending]) -> None:
-        """Complete requests about void inputs: whatever the service would say now counts against every class."""
-        void = {index for index in {e.request.index for e in wanted} if is_void(self.store.versions(index))}
-        skipped = [
-            StoredAnswer(entry.request.index, entry.request.phase, sample, "", NOT_ASKED)
-            for entry in wanted
-            if entry.request.index in void
-            for sample in range(entry.request.start, entry.request.stop)
-            if sample not in entry.labels
-        ]
-        if not skipped:
+    def _skip(self, pending: list[_Pending], void: Collection[int]) -> list[_Pending]:
+        """Complete requests about void inputs, and return them: whatever the service would say counts for nothing."""
+        skipped = [entry for entry in pending if entry.request.index in void and not entry.complete]
+        rows: dict[tuple[int, Phase, int], StoredAnswer] = {}
+        for entry in skipped:
+            request = entry.request
+            missing = [sample for sample in range(request.start, request.stop) if sample not in entry.labels]
+            own = _not_asked(request.index, request.phase, missing)
+            entry.take(own)
+            rows |= {row[:3]: row for row in own}
+        self._keep_not_asked(list(rows.values()))
+        return skipped
+
+    def _keep_not_asked(self, rows: list[StoredAnswer]) -> None:
+        if not rows:
             return
-        self.store.add(skipped)  # the votes that are counted are those that are stored, here as everywhere
-        for entry in wanted:
-            if entry.request.index in void:
-                entry.take([row for row in skipped if row[:2] == (entry.request.index, entry.request.phase)])
+        self.store.add(rows)  # the votes that are counted are those that are stored, here as everywhere
         if self.progress is not None:
-            self.progress(len(skipped))
+            self.progress(len(rows))
 
-    def _jobs(self, wanted: list[tuple[VoteRequest, set[int]]]) -> Iterator[Job]:
-        """Draw the samples that have no answer yet, in calls of at most the adapter's size."""
+    def _jobs(self, wanted: list[tuple[VoteRequest, set[int]]], void: Collection[int]) -> Iterator[Job]:
+        """Draw the samples that have no answer yet, in calls of at most the adapter's size.
+
+        Args:
+            wanted: Requests, with the samples that have one.
+            void: Inputs that are not asked about; those that turn out void meanwhile join them.
+        """
         size, chunk = self.adapter.images_per_call, self.noise.chunk
         for request, there in wanted:
             draw = None
             for first in range(request.start // chunk * chunk, request.stop, chunk):
                 start, stop = max(first, request.start), min(first + chunk, request.stop)
                 missing = [sample for sample in range(start, stop) if sample not in there]
-                if not missing:
+                if not missing or request.index in void:
                     continue
                 if draw is None:
                     draw = self.noise.bind(self._inputs(request.index), request.index)
                 images = self._encode(draw(request.phase, start, stop))
                 for at in range(0, len(missing), size):
+                    if request.index in void:
+                        break
                     part = missing[at : at + size]
                     content = self.adapter.prepare(images[[sample - start for sample in part]])
                     yield Job(request.index, request.phase, tuple(part), content)
@@ -382,6 +424,10 @@ class ServiceVotes:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _not_asked(index: int, phase: Phase, samples: Iterable[int]) -> list[StoredAnswer]:
+    return [StoredAnswer(index, phase, sample, "", NOT_ASKED) for sample in samples]
 
 
 async def _cancelled() -> None:
