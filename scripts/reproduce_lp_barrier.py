@@ -7,10 +7,14 @@ r"""Reproduce the tables of "A Convex Relaxation Barrier to Tight Robustness Ver
 
 Table 1: upper bounds on the adversarial error, ball intersected with [0, 1], true label. Table 2: certified l_inf radius,
 not clipped, the network's own prediction. Any weight file of the family will do; rows that were published are shown beside
-the published numbers. Every finished image is a line in a file of --out: interrupt, and repeat the same line to go on.
+the published numbers. Every finished image is a line in a file of --out: interrupt, and repeat the same line to go on. The
+files are named after the weights and images themselves too, so that others under the same name are never answered from them.
+
+Exit status: 0 when the tables are printed, 2 if something given cannot be used, 1 for any other failure.
 """
 
 import argparse
+import hashlib
 import json
 import sys
 import time
@@ -22,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from barrier_networks import load_network, mnist_test
-from torch import nn
+from torch import Tensor, nn
 
 from smoothing.attacks import cross_entropy, input_gradient, margin, pgd
 from smoothing.threat import Norm, ThreatModel
@@ -86,9 +90,61 @@ class Journal:
             file.write(json.dumps(self.done[key]) + "\n")
 
 
+SHAPE = (1, 28, 28)
+
+
+class UnusableError(Exception):
+    """Something given on the command line cannot be used; says what and why in a line."""
+
+
 @cache
 def graph_of(path: Path) -> Graph:
-    return trace(load_network(path), (1, 28, 28))
+    return trace(load_network(path), SHAPE)
+
+
+def require_network(path: Path) -> nn.Module:
+    """Load a weight file of the family, or say why it is none."""
+    if not path.is_file():
+        raise UnusableError(f"{path}: there is no such file")
+    try:
+        network = load_network(path)
+    except KeyError as error:
+        raise UnusableError(f"{path}: not the weights of a network of the family: {error} is missing") from None
+    except Exception as error:  # safetensors, torch and pickle each have errors of their own
+        raise UnusableError(f"{path}: not the weights of a network of the family: {_line(error)}") from None
+    try:
+        with torch.no_grad():
+            outputs = network(torch.zeros(1, *SHAPE))
+    except RuntimeError as error:
+        raise UnusableError(f"{path}: the network does not take images of shape {SHAPE}: {_line(error)}") from None
+    if outputs.shape != (1, 10):
+        raise UnusableError(f"{path}: the network must give 10 scores, got outputs of shape {tuple(outputs.shape)}")
+    return network
+
+
+def require_images(path: Path) -> Tensor:
+    """Load the images of table 2."""
+    try:
+        images = np.load(path)
+    except (OSError, ValueError, EOFError) as error:
+        raise UnusableError(f"{path}: cannot be read as images: {_line(error)}") from None
+    if not isinstance(images, np.ndarray) or images.dtype != np.float32 or images.shape[1:] != SHAPE or not len(images):
+        got = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else type(images).__name__
+        raise UnusableError(f"{path}: must be float32 images of shape [N, 1, 28, 28], got {got}")
+    return torch.from_numpy(images)
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def tag_of(network: nn.Module, *data: Tensor) -> str:
+    """Return what tells networks and images of one name apart: a digest of all their numbers."""
+    digest = hashlib.sha256()
+    for name, value in [*network.state_dict().items(), *((f"data {k}", tensor) for k, tensor in enumerate(data))]:
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def lp_verdict(path: Path, x: torch.Tensor, label: int, eps: float) -> tuple[bool, float, tuple[str, ...]]:
@@ -105,10 +161,11 @@ def table1_row(path: Path, eps: float, root: Path, out: Path, jobs: int, milp: i
     network, graph = load_network(path), graph_of(path)
     images, labels = mnist_test(root)
     targets = torch.from_numpy(labels)
+    prefix = f"table1-{name}-{tag_of(network, images, targets)}-{eps}"
     threat = ThreatModel(Norm.LINF, eps)
     with torch.no_grad():
         wrong = network(images).argmax(1) != targets
-    filters = Journal(out / f"table1-{name}-{eps}-filters.jsonl")
+    filters = Journal(out / f"{prefix}-filters.jsonl")
     run_filters(network, graph, images, labels, wrong.numpy(), threat, filters)
     batches = [filters.done[str(start)] for start in range(0, len(images), FILTER_BATCH)]
     published_attack, falsified, greedy, crown = (
@@ -120,7 +177,7 @@ def table1_row(path: Path, eps: float, root: Path, out: Path, jobs: int, milp: i
         f"CROWN {100 * (1 - crown.mean()):.2f} %, open for LP-ALL: {len(open_images)}",
         flush=True,
     )
-    journal = Journal(out / f"table1-{name}-{eps}.jsonl")
+    journal = Journal(out / f"{prefix}.jsonl")
     todo = [int(i) for i in open_images if str(i) not in journal.done]
     run_refutations(graph, images, labels, eps, todo, journal)
     todo = [i for i in todo if str(i) not in journal.done]
@@ -146,7 +203,8 @@ def table1_row(path: Path, eps: float, root: Path, out: Path, jobs: int, milp: i
         difference = "" if published is None or value is None else f"{value - published[k]:+.2f}"
         print(f"| {column} | {'' if value is None else f'{value:.2f}'} | {known} | {difference} |")
     if milp:
-        milp_subset(path, images, labels, eps, np.flatnonzero(~falsified & ~proved), milp, milp_seconds, out)
+        journal = Journal(out / f"{prefix}-milp-{milp_seconds}s.jsonl")
+        milp_subset(path, images, labels, eps, np.flatnonzero(~falsified & ~proved), milp, milp_seconds, journal)
 
 
 def run_filters(
@@ -250,12 +308,11 @@ def milp_subset(
     open_images: np.ndarray,
     count: int,
     limit: float,
-    out: Path,
+    journal: Journal,
 ) -> None:
     """Exact answers on the first `count` images that LP-ALL leaves open."""
     from verify.milp import MILP
 
-    journal = Journal(out / f"table1-{path.stem}-{eps}-milp.jsonl")
     subset = [int(i) for i in open_images[:count]]
     for i in subset:
         if str(i) in journal.done:
@@ -271,9 +328,10 @@ def milp_subset(
 
 def table2_row(path: Path, images: torch.Tensor, out: Path, jobs: int) -> None:
     """Certified radii by the three published methods, alone as published, and by the attack; image by image."""
-    journal = Journal(out / f"table2-{path.stem}.jsonl")
+    prefix = f"table2-{path.stem}-{tag_of(load_network(path), images)}"
+    journal = Journal(out / f"{prefix}.jsonl")
     todo = [i for i in range(len(images)) if str(i) not in journal.done]
-    attacked = attacked_radii(path, images, Journal(out / f"table2-{path.stem}-pgd.jsonl"))
+    attacked = attacked_radii(path, images, Journal(out / f"{prefix}-pgd.jsonl"))
     for i, radii in run(lambda i: (path, images[i], attacked[i]), table2_image, todo, jobs):
         journal.write(str(i), **radii)
     columns = ("LP-GREEDY", "LP-LAST", "LP-ALL", "PGD")
@@ -445,10 +503,26 @@ def main() -> None:
     )
     parser.add_argument("--milp-seconds", type=float, default=60.0, help="time limit per image of --milp")
     arguments = parser.parse_args()
+    if arguments.table == "table1" and not arguments.eps:
+        parser.error("table1 needs --eps")
+    if arguments.table == "table2" and arguments.images is None:
+        parser.error("table2 needs --images")
+    try:
+        tables(arguments)
+    except UnusableError as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+
+
+def tables(arguments: argparse.Namespace) -> None:
+    """Print what is asked for; everything given is looked at before anything is computed."""
     torch.set_num_threads(1)
+    for path in arguments.weights:
+        require_network(path)
     if arguments.table == "table1":
-        if not arguments.eps:
-            parser.error("table1 needs --eps")
+        try:
+            mnist_test(arguments.data_root)
+        except (OSError, EOFError, ValueError) as error:
+            raise UnusableError(f"{arguments.data_root}: no folder with MNIST/raw: {_line(error)}") from None
         for path in arguments.weights:
             for eps in arguments.eps:
                 table1_row(
@@ -461,9 +535,7 @@ def main() -> None:
                     arguments.milp_seconds,
                 )
     else:
-        if arguments.images is None:
-            parser.error("table2 needs --images")
-        images = torch.from_numpy(np.load(arguments.images))
+        images = require_images(arguments.images)
         for path in arguments.weights:
             table2_row(path, images, arguments.out, arguments.jobs)
 

@@ -2,9 +2,11 @@
 
 import asyncio
 import datetime
+import gc
 import gzip
 import socket
 import ssl
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -204,6 +206,26 @@ def test_the_answer_to_a_call_that_was_given_up_is_not_the_next_calls() -> None:
         assert talk(steps, server) == b"in time"
     finally:
         server.close()
+
+
+@pytest.mark.parametrize("rounds", range(1, 14))
+def test_a_call_that_is_cancelled_while_it_connects_leaves_no_socket(rounds: int) -> None:
+    async def steps(ask: Any) -> None:
+        call = asyncio.ensure_future(ask(b"first"))
+        for _ in range(rounds):
+            await asyncio.sleep(0)
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+
+    unclosed: list[str] = []
+    before, sys.unraisablehook = sys.unraisablehook, lambda found: unclosed.append(str(found.exc_value))
+    try:
+        with scripted(answer(b"late")) as server:
+            talk(steps, server)
+            gc.collect()
+    finally:
+        sys.unraisablehook = before
+    assert unclosed == []
 
 
 def test_a_slow_answer_is_waited_for_while_it_moves() -> None:

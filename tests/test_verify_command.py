@@ -3,8 +3,9 @@
 import csv
 import io
 import json
+import shutil
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -261,6 +262,80 @@ def test_tampering_is_found(folder: Path, name: str, capsys: pytest.CaptureFixtu
     assert rule in {mismatch["rule"] for mismatch in found["mismatches"]}
 
 
+def _change_first(out: Path, status: str, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change the first row with a status; without the exports, the journal alone has to give it away."""
+    found = next(row for row in rows(out) if row.status == status)
+    _change_rows(out, lambda payload: change(payload) if payload["input_sha256"] == found.input_sha256 else None)
+    for path in [*out.glob("*.csv"), *out.glob("*.json")]:
+        if path.name != "run.json":
+            path.unlink()
+
+
+def _nothing(payload: dict[str, Any]) -> None:
+    """The counterexample's claim becomes one of nothing; its point stays where it is."""
+    nothing = {"rests_on": "nothing", "status": "unknown", "radius": 0.0, "margin": None, "certificate": None}
+    kept = [claim for claim in payload["claims"] if claim["rests_on"] != "counterexample"]
+    payload.update(status="unknown", attack_radius=None, claims=kept or [{"method": "pgd", **nothing}])
+
+
+def _margins(payload: dict[str, Any]) -> None:
+    for claim in payload["claims"]:
+        if claim["rests_on"] in ("nothing", "counterexample"):
+            claim["margin"] = 0.1
+
+
+def _claims_of(payload: dict[str, Any], keep: Callable[[int], bool]) -> None:
+    payload["claims"] = [claim for place, claim in enumerate(payload["claims"]) if keep(place)]
+
+
+LADDER: dict[str, tuple[str, Callable[[dict[str, Any]], None], str]] = {
+    "an attack inside the certified ball": ("verified", lambda p: p.update(attack_radius=0.001), "attack_radius"),
+    "an attack that found nothing": ("unknown", lambda p: p.update(attack_radius=0.1), "attack_radius"),
+    "an unknown word": ("unknown", lambda p: p.update(status="certified"), "status"),
+    "unknown as timeout": ("unknown", lambda p: p.update(status="timeout"), "status"),
+    "unknown as misclassified": ("unknown", lambda p: p.update(status="misclassified"), "status"),
+    "a counterexample is withdrawn": ("falsified", _nothing, "counterexample"),
+    "a margin at a counterexample": ("falsified", _margins, "margin by pgd"),
+    "no claim": ("unknown", lambda p: p.update(claims=[]), "claims"),
+    "a claim twice": ("unknown", lambda p: p["claims"].append(p["claims"][0]), "claims"),
+}
+PURE: dict[str, tuple[str, Callable[[dict[str, Any]], None], str]] = {
+    "an attack inside the certified ball": ("verified", lambda p: p.update(attack_radius=0.001), "attack_radius"),
+    "a counterexample is withdrawn": ("falsified", _nothing, "counterexample"),
+    "all claims": ("unknown", lambda p: p.update(claims=[]), "claims"),
+    "the first claim": ("unknown", lambda p: _claims_of(p, lambda place: place > 0), "claims"),
+    "the last claim": ("unknown", lambda p: p["claims"].pop(), "claims"),
+    "a claim twice": ("verified", lambda p: p["claims"].append(p["claims"][0]), "claims"),
+    "a margin of nothing": ("unknown", _margins, "margin by pgd"),
+}
+
+
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[bool, Path]]:
+    """Runs of the ladder and of methods alone with verdicts of all kinds."""
+    base = tmp_path_factory.mktemp("honest")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        install(base, monkeypatch)
+        for pure in (False, True):
+            methods = MethodOptions(("same-slope", "pgd"), 20, 0, pure=pure)
+            runner.execute(plan(base / str(pure), indices="0-40", eps=0.05, methods=methods))
+        yield {pure: base / str(pure) for pure in (False, True)}
+
+
+@pytest.mark.parametrize(
+    ("pure", "name"), [(False, name) for name in LADDER] + [(True, name) for name in PURE], ids=str
+)
+def test_rows_whose_parts_contradict_each_other(
+    honest: dict[bool, Path], tmp_path: Path, pure: bool, name: str
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(honest[pure], out)
+    status, change, rule = (PURE if pure else LADDER)[name]
+    assert audit_verification(out).mismatches == ()
+    _change_first(out, status, change)
+    assert rule in {mismatch.rule for mismatch in audit_verification(out).mismatches}
+
+
 def test_a_moved_counterexample_is_found(folder: Path) -> None:
     out = folder / "run"
     found = runner.execute(plan(out, eps=0.3, methods=MethodOptions(("pgd",), 20, 1), indices="0,1"))
@@ -328,6 +403,22 @@ def test_vnnlib_verdicts(
         assert basis in result["rests_on"]
     assert main(["audit", out]) == 0
     assert "no mismatch" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("contradiction", ["", "(assert (>= X_1 2.0))\n"])
+@pytest.mark.parametrize("more", ["X_2", "Y_2"])
+def test_a_file_about_another_network_proves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], contradiction: str, more: str
+) -> None:
+    """Not even where its assertions contradict each other, so that there is no box to compare with the network."""
+    network, prop = _onnx(tmp_path / "net.onnx"), _property(tmp_path / "p.vnnlib", "(>= Y_0 2.5)")
+    box = f"(assert (>= {more} 0.0))\n(assert (<= {more} 1.0))\n"
+    prop.write_text(f"(declare-const {more} Real)\n{prop.read_text()}{box}{contradiction}")
+    command = ["verify", "--onnx", str(network), "--vnnlib", str(prop), "--method", "crown", "-q"]
+    assert main([*command, "--device", "cpu", "--out", str(tmp_path / "run"), "--json"]) == 2
+    shown = capsys.readouterr()
+    assert "must be about 2 inputs and 2 outputs" in shown.err
+    assert not (tmp_path / "run").exists()
 
 
 def test_constraints_that_exclude_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -95,6 +95,21 @@ class Property:
         return not bool((((x <= self.lower) & self.open_lower) | ((x >= self.upper) & self.open_upper)).any())
 
 
+@dataclass(frozen=True, eq=False)
+class PropertyFile:
+    """What a file says.
+
+    Attributes:
+        inputs: How many inputs it declares; it is about networks with as many only, whatever it asserts.
+        outputs: How many outputs.
+        properties: The boxes, as `read_vnnlib` returns them.
+    """
+
+    inputs: int
+    outputs: int
+    properties: list[Property]
+
+
 def read_vnnlib(path: str | Path) -> list[Property]:
     """Read a property file, packed by gzip or not.
 
@@ -105,13 +120,18 @@ def read_vnnlib(path: str | Path) -> list[Property]:
     Raises:
         FileFormatError: If the file is malformed, with line and reason.
     """
+    return read_property_file(path).properties
+
+
+def read_property_file(path: str | Path) -> PropertyFile:
+    """Read a property file and how many variables it declares; see `read_vnnlib`."""
     path = Path(path)
     try:
         text = read_bytes(path).decode("utf-8-sig")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise FileFormatError(f"{path}: cannot be read as text: {error}") from error
     try:
-        return parse_vnnlib(text)
+        return _read(text)
     except FileFormatError as error:
         raise FileFormatError(f"{path}: {error}") from None
 
@@ -130,6 +150,10 @@ def parse_vnnlib(text: str) -> list[Property]:
         >>> unsafe.specification.matrix.tolist(), unsafe.specification.offset.tolist()
         ([[[1.0]]], [[-2.0]])
     """
+    return _read(text).properties
+
+
+def _read(text: str) -> PropertyFile:
     declared: dict[str, int] = {}
     common: list[_Constraint] = []  # assertions without a choice: most of a file
     formula: _Disjunction = [()]
@@ -153,8 +177,8 @@ def parse_vnnlib(text: str) -> list[Property]:
                 formula = _conjoin(formula, asserted, expression.line)
         elif command not in {"set-logic", "set-info", "set-option", "check-sat", "get-model", "exit"}:
             raise _error(expression.line, f"{command!r} is no command of VNN-LIB (declare-const, assert)")
-    sizes = [_count(declared, letter) for letter in "XY"]
-    return _properties(common, formula, declared, *sizes)
+    inputs, outputs = (_count(declared, letter) for letter in "XY")
+    return PropertyFile(inputs, outputs, _properties(common, formula, declared, inputs, outputs))
 
 
 def _error(line: int, reason: str) -> FileFormatError:

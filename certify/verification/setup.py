@@ -21,7 +21,7 @@ from certify.verification.subject import Balls, Network, Properties, module_netw
 from smoothing.threat import Norm
 from verify.ball import Ball
 from verify.lipschitz.proofs import LipschitzProofs
-from verify.vnnlib import read_vnnlib
+from verify.vnnlib import read_property_file
 
 AGAINST = ("label", "prediction")
 PIXELS = (0.0, 1.0)
@@ -287,16 +287,17 @@ def _prepare_file(options: VerifyOptions) -> VerifyPlan:
     given = [name for name in own if getattr(options, name) is not None] + (["radius"] if options.search else [])
     if given:
         raise UsageError(f"with --vnnlib the file says what is to be proved, got also {', '.join(given)}")
-    properties = tuple(read_vnnlib(options.vnnlib))
+    file = read_property_file(options.vnnlib)
+    properties = tuple(file.properties)
     network = onnx_network(options.onnx, f"onnx:{options.onnx}")
     check_methods(options.methods, network.graph, None)
     inputs, outputs = network.graph[0].size, network.graph.num_outputs
-    for prop in properties:
-        if len(prop.lower) != inputs or prop.specification.matrix.shape[2] != outputs:
-            raise UsageError(
-                f"{options.vnnlib} must be about {inputs} inputs and {outputs} outputs, those of the network, got "
-                f"{len(prop.lower)} and {prop.specification.matrix.shape[2]}"
-            )
+    # As declared: a file whose assertions contradict each other has no boxes, and may still be about another network.
+    if (file.inputs, file.outputs) != (inputs, outputs):
+        raise UsageError(
+            f"{options.vnnlib} must be about {inputs} inputs and {outputs} outputs, those of the network, got "
+            f"{file.inputs} and {file.outputs}"
+        )
     indices = tuple(range(len(properties)))
     sha256 = hashlib.sha256(options.vnnlib.read_bytes()).hexdigest()
     return VerifyPlan(

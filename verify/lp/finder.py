@@ -11,21 +11,31 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 from scipy import sparse
 from torch import Tensor
 
-from verify.backward import Front, Positions
+from smoothing.threat import Norm
+from verify.backward import Front, Positions, finish
 from verify.conjunctions import Conjunctions
 from verify.lp.largest import LargestAnswer, minimise_largest
-from verify.lp.program import HullProgram, widen
-from verify.lp.slopes import dual_slopes
+from verify.lp.program import Box, HullProgram, widen
+from verify.lp.slopes import dual_slopes, ends_used
 from verify.lp.solve import SKIPPED, Answers, SolverOptions, solve_objectives
+from verify.lp.widening import widened
 from verify.sweep import Choose, Find, Sweep
 
 RULE = "adaptive"
 """The rule for rows without multipliers: what a certificate falls back to when a solver fails."""
+
+SHORT, CONIC_SHORT = 1e-7, 1e-6
+"""How far a bound may lie below the solver's claim, relative to 1 + its size, before the program is solved again; for l2
+balls, where the multipliers are an interior point's.
+"""
+
+ATTEMPTS = 4
+"""How often: once to the end, and then with more room for what binds, which may let others bind."""
 
 
 @dataclass(eq=False)
@@ -45,17 +55,22 @@ class SlopeFinder:
     failures: Counter[str] = field(default_factory=Counter)
     optima: np.ndarray = field(default_factory=lambda: np.zeros(0))
     _programs: dict[int, HullProgram] = field(default_factory=dict)
+    _reached: dict[int, Box] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         limit = self.options.total_limit
         self.deadline = math.inf if limit is None else time.monotonic() + limit
 
-    def boxes_of(self, pairs: int) -> Find:
-        """Return what finds positions for the lower bounds of `pairs` coordinates, and then for their upper bounds.
+    def boxes_of(self, node: int, wanted: Bool[Tensor, "batch size"]) -> Find:
+        """Return what finds positions for the lower bounds of the wanted coordinates, and then for their upper bounds.
 
-        An upper bound is skipped where the lower one shows the sign: the neuron's hull is exact from then on.
+        An upper bound is skipped where the lower one shows the sign: the neuron's hull is exact from then on. What the
+        neurons can take in the programs is kept for the triangles that are added next.
         """
-        asked = 0
+        of, coordinate = (where.cpu().numpy() for where in torch.nonzero(wanted, as_tuple=True))
+        pairs, asked = len(of), 0
+        lowest, highest = np.full(wanted.shape, np.nan), np.full(wanted.shape, np.nan)
+        self._reached[node] = lowest, highest
 
         def find(sweep: Sweep, node: int, front: Front, image: Tensor) -> Positions:
             nonlocal asked
@@ -63,9 +78,13 @@ class SlopeFinder:
             asked += len(image)
             upper = place >= pairs
             partner = place - pairs - place[0]  # within this chunk; a pair cut apart by chunks is solved twice
-            return self._find(
+            found = self._find(
                 sweep, node, front, image, np.where(upper, np.inf, 0.0), np.where(upper & (partner >= 0), partner, -1)
             )
+            at = place % pairs
+            lowest[of[at][~upper], coordinate[at][~upper]] = self.optima[~upper]
+            highest[of[at][upper], coordinate[at][upper]] = -self.optima[upper]
+            return found
 
         return find
 
@@ -217,7 +236,49 @@ class SlopeFinder:
             for k, alpha in dual_slopes(program, answers.row_dual, answers.column_dual).items():
                 if k in found:
                     found[k][chosen] = alpha
-        return {k: self._complete(sweep, k, torch.from_numpy(alpha), image) for k, alpha in found.items()}
+        positions = {k: self._complete(sweep, k, torch.from_numpy(alpha), image) for k, alpha in found.items()}
+        return self._mended(sweep, node, front, image, limits, positions)
+
+    def _mended(
+        self, sweep: Sweep, node: int, front: Front, image: Tensor, limits: np.ndarray, positions: dict[int, Tensor]
+    ) -> Positions:
+        """Solve again where the slopes do not give back what the solver claims, if that matters.
+
+        Two things are in the way. A program that stopped as soon as a sign was known has multipliers that need not be
+        slopes: it is solved to the end where the slopes do not show that sign. And a triangle's own box may bind: then it
+        gets more room (`widened`).
+        """
+        if np.isnan(self.optima).all():
+            return positions
+        claimed, images = self.optima, image.cpu().numpy()
+        values = _values(sweep, front, image, positions)
+        allowed = CONIC_SHORT if sweep.problem.region.norm is Norm.L2 else SHORT
+        short = _short(claimed, values, allowed) & ~(values > limits)
+        for i in np.unique(images[short]):
+            for attempt in range(ATTEMPTS):
+                chosen = np.flatnonzero(short & (images == i))
+                if len(chosen) == 0 or time.monotonic() >= self.deadline:
+                    break
+                program = self._programs[int(i)]
+                costs, constant = _objectives(program, front, chosen)
+                answers = solve_objectives(program, costs, self.options, deadline=self.deadline)
+                self.solved += len(chosen)
+                claimed[chosen] = answers.objective + constant
+                at = torch.from_numpy(chosen).to(image.device)
+                slopes = dual_slopes(program, answers.row_dual, answers.column_dual)
+                trial = {k: self._complete(sweep, k, torch.from_numpy(slopes[k]), image[at]) for k in positions}
+                reached = _values(sweep, _rows_of(front, at), image[at], trial)
+                better = reached > values[chosen]
+                values[chosen[better]] = reached[better]
+                for k, position in trial.items():
+                    positions[k][at[better]] = position[better]
+                short[chosen] = _short(claimed[chosen], values[chosen], allowed)
+                left = short[chosen]
+                if not left.any() or attempt == ATTEMPTS - 1:
+                    break
+                used = ends_used(program, answers.row_dual[left], answers.column_dual[left])
+                self._programs[int(i)] = widened(program, used, node, self.options, self.deadline)
+        return positions
 
     def _complete(self, sweep: Sweep, node: int, alpha: Tensor, image: Tensor) -> Tensor:
         """Fill in the rule, and round to what the certificate stores: single precision."""
@@ -240,6 +301,9 @@ class SlopeFinder:
                     box.lower[image].double().cpu().numpy().copy(),
                     box.upper[image].double().cpu().numpy().copy(),
                 )
+                if graph[k].inputs[0] in self._reached:
+                    low, high = self._reached[graph[k].inputs[0]]
+                    program.reached[graph[k].inputs[0]] = low[image], high[image]
         program.reach(node)
         return program
 
@@ -260,3 +324,20 @@ def _objectives(
         total = total + widen(sparse.csr_array(mine @ expression.matrix), program.columns)
         constant = constant + mine @ expression.offset
     return sparse.csr_array(total), constant
+
+
+def _values(sweep: Sweep, front: Front, image: Tensor, positions: Positions) -> Float[ndarray, " rows"]:
+    """Return what a backward pass with these positions gives."""
+    with torch.no_grad():
+        bounds = finish(sweep.state, front, image, rule=RULE, positions=positions)
+    values: Float[ndarray, " rows"] = bounds.double().cpu().numpy()
+    return values
+
+
+def _short(claimed: Float[ndarray, " rows"], values: Float[ndarray, " rows"], allowed: float) -> Bool[ndarray, " rows"]:
+    return np.asarray(claimed - values > allowed * (1.0 + np.abs(values)))
+
+
+def _rows_of(front: Front, rows: Int[Tensor, " some"]) -> Front:
+    waiting = {k: v[rows] for k, v in front.waiting.items()}
+    return Front(waiting, front.value[rows], front.slack[rows], front.summed[rows])

@@ -31,11 +31,22 @@ from verify.region import Region
 DENSE_ROW = 4
 """A stably active neuron whose expression has more entries than this gets a variable of its own, against fill-in."""
 
-SPARE_WIDTH = 1e-6
-"""How much longer than its box, relative to 1 + its width, each triangle is. A triangle implies its own box as a constraint,
-and the layers below imply the very same one, because they gave the box: two ways to prove it, and a solution that uses the
-triangle's cannot be written in slopes. A hair of room leaves only the other: more than the solver's feasibility tolerance
-(1e-7, absolute), within which it does not see the room. The slopes are then evaluated on the true box.
+SPARE_WIDTH = 3e-8
+"""How far each triangle reaches beyond what its neuron can take, relative to 1 + its width. A triangle implies its own box
+as a constraint, and the layers below imply the very same one, because they gave the box: two ways to prove it, and a
+solution that uses the triangle's cannot be written in slopes. A hair of room leaves only the other: more than the solver's
+feasibility tolerance (1e-9, absolute), within which it does not see the room. The slopes are then evaluated on the true box.
+
+The room is counted from what the neuron can take in *this* program (`HullProgram.reached`), not from its box: the hairs of
+the layers below, amplified by the weights, let it go a little beyond the box, and a box whose room is used up binds.
+"""
+
+CONIC_SPARE_WIDTH = 1e-6
+"""The same for l2 balls, whose programs are solved by interior points: they come as close as some 1e-8."""
+
+FARTHEST = 1e-2
+"""How far beyond a box, relative to 1 + its width, `reached` is believed. Hairs never add up to that much; a box that is so
+much tighter than what its program says came from elsewhere, and a triangle without it would be another relaxation.
 """
 
 Box = tuple[Float[ndarray, " _"], Float[ndarray, " _"]]
@@ -59,8 +70,8 @@ class Triangles:
         neurons: Their positions in the flattened node.
         upper_column: Columns of p; those of q follow as a block of the same length.
         row: Rows y = expression; the rows p + q <= 1 follow as a block of the same length.
-        lower: l of each, negative.
-        upper: u of each, positive.
+        lower: l of each, negative, its room included.
+        upper: u of each, positive, likewise.
         slope: g.
     """
 
@@ -90,6 +101,8 @@ class HullProgram:
         graph: The network.
         region: The set of *one* input.
         boxes: Bounds of pre-activation nodes; must be there before the activation that reads them is added.
+        reached: What some of these nodes can take in this program, as far as it is known; NaN and absent: not known. A
+            solver's word, from which only the triangles' room is taken.
         memory_limit: Bytes that the program may take; None: what the machine has free.
     """
 
@@ -97,6 +110,7 @@ class HullProgram:
     region: Region
     boxes: dict[int, Box]
     memory_limit: int | None = None
+    reached: dict[int, Box] = field(default_factory=dict)
     expressions: dict[int, Expression] = field(default_factory=dict)
     triangles: list[Triangles] = field(default_factory=list)
     pools: list[Pools] = field(default_factory=list)
@@ -194,7 +208,7 @@ class HullProgram:
         source = self.expressions[node.inputs[0]]
         lower, upper = self.boxes[node.inputs[0]]
         if isinstance(node.op, LeakyReLU):
-            return self._add_relu(k, node.op.slope, source, lower, upper)
+            return self._add_relu(k, node.op.slope, source, (lower, upper), self._room(node.inputs[0]))
         if isinstance(node.op, MaxPool):
             return self._add_max_pool(node.op, source, lower, upper)
         assert isinstance(node.op, Sigmoid | Tanh)
@@ -225,7 +239,18 @@ class HullProgram:
         self.input_columns = self.columns
         return expression
 
-    def _add_relu(self, k: int, slope: float, source: Expression, lower: ndarray, upper: ndarray) -> Expression:
+    def _room(self, source: int) -> Box:
+        """Return the ends of the triangles of an activation: a hair beyond all that their neurons can take."""
+        lower, upper = self.boxes[source]
+        width = 1.0 + upper - lower
+        low, high = self.reached.get(source, (lower, upper))
+        low = np.where(low > lower - FARTHEST * width, np.fmin(lower, low), lower)
+        high = np.where(high < upper + FARTHEST * width, np.fmax(upper, high), upper)
+        spare = (SPARE_WIDTH if self.ball is None else CONIC_SPARE_WIDTH) * width
+        return low - spare, high + spare
+
+    def _add_relu(self, k: int, slope: float, source: Expression, box: Box, room: Box) -> Expression:
+        lower, upper = box
         active, inactive = lower >= 0, upper <= 0
         unstable = np.flatnonzero(~active & ~inactive)
         count, size = len(unstable), len(lower)
@@ -237,8 +262,7 @@ class HullProgram:
         first = self._new_columns(np.zeros(2 * count), np.ones(2 * count))
         stable = self._new_columns(*_loosened(lower[dense], upper[dense]))
         p, q = first + np.arange(count), first + count + np.arange(count)
-        spare = SPARE_WIDTH * (1.0 + upper[unstable] - lower[unstable])
-        l_, u_ = lower[unstable] - spare, upper[unstable] + spare
+        l_, u_ = room[0][unstable], room[1][unstable]
         own = _place(
             np.concatenate([u_, l_]), np.tile(np.arange(count), 2), np.concatenate([p, q]), count, self.columns
         )

@@ -95,7 +95,7 @@ class LPAll(Method):
             exact = interval_is_exact(sweep.problem, index) or linear_from_input(graph, index)
             if not exact and not only_moves(graph, index):
                 wanted = undecided(sweep, index)
-                sweep.bound_coordinates(index, wanted, find=finder.boxes_of(int(wanted.sum())))
+                sweep.bound_coordinates(index, wanted, find=finder.boxes_of(index, wanted))
 
         run_sweep(sweep, refine)
         return _finish(self, sweep, finder, began)

@@ -20,6 +20,8 @@ OPTIONS: dict[str, Any] = {
     "simplex_strategy": 1,
     # The variables of `verify.lp.program` lie in [0, 1] by construction; scaling them again doubles the iterations.
     "simplex_scale_strategy": 0,
+    # The triangles' room has to be more than this (`verify.lp.program.SPARE_WIDTH`), and costs as much as it is.
+    "primal_feasibility_tolerance": 1e-9,
 }
 """Dual simplex, from the last basis."""
 

@@ -14,15 +14,19 @@ Reference: Salman et al. 2019, section 4.3 and Corollary 4.3 (strong duality of 
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy import ndarray
 
-from verify.lp.program import HullProgram
+from verify.lp.program import HullProgram, Triangles
 
 SMALL = 1e-12
 """A coefficient below this share of the largest one is rounding: its quotient means nothing."""
+
+OUTSIDE = 1e-7
+"""How far a multiplier may lie outside what lines can give, relative to the largest coefficient, and be rounding."""
 
 
 def dual_slopes(
@@ -39,14 +43,9 @@ def dual_slopes(
     """
     slopes = {}
     for block in program.triangles:
-        count = len(block.neurons)
         alpha = np.full((len(row_dual), program.graph[block.node].size), np.nan)
-        if count:
-            nu = row_dual[:, block.row : block.row + count]
-            hull = row_dual[:, block.row + count : block.row + 2 * count]
-            reduced = column_dual[:, block.upper_column : block.upper_column + count]
-            # Column p appears in its own row (u), in p + q <= 1, and, times u, in whatever reads z.
-            arriving = (reduced + block.upper * nu + hull) / block.upper
+        if len(block.neurons):
+            nu, arriving = _coefficients(block, row_dual, column_dual)
             scale = np.abs(arriving).max(axis=1, keepdims=True)
             used = arriving > np.maximum(SMALL * scale, 1e-300)
             share = nu / np.where(used, arriving, 1.0)
@@ -56,3 +55,44 @@ def dual_slopes(
                 alpha[:, block.neurons] = np.where(used, position, np.nan)
         slopes[block.node] = alpha
     return slopes
+
+
+@dataclass(frozen=True, eq=False)
+class Ends:
+    """Neurons of one block of triangles whose own box an answer rests on: its lower end, its upper end."""
+
+    lower: Bool[ndarray, " count"]
+    upper: Bool[ndarray, " count"]
+
+
+def ends_used(
+    program: HullProgram,
+    row_dual: Float[ndarray, "answers rows"],
+    column_dual: Float[ndarray, "answers columns"],
+) -> Mapping[int, Ends]:
+    """Return, by activation node, which triangles some answer uses as a box, so that slopes alone do not give it back.
+
+    The lines give nu in [g Lambda, Lambda] for Lambda > 0 and s Lambda for Lambda <= 0. A smaller nu has y >= l added to
+    the lines, a larger one y <= u.
+    """
+    used = {}
+    for block in program.triangles:
+        nu, arriving = _coefficients(block, row_dual, column_dual)
+        chord = (block.upper - block.slope * block.lower) / (block.upper - block.lower)
+        least = np.where(arriving > 0, block.slope * arriving, chord * arriving)
+        most = np.where(arriving > 0, arriving, chord * arriving)
+        rounding = OUTSIDE * np.abs(arriving).max(axis=1, keepdims=True, initial=0.0)
+        used[block.node] = Ends((nu < least - rounding).any(axis=0), (nu > most + rounding).any(axis=0))
+    return used
+
+
+def _coefficients(
+    block: Triangles, row_dual: Float[ndarray, "answers rows"], column_dual: Float[ndarray, "answers columns"]
+) -> tuple[Float[ndarray, "answers count"], Float[ndarray, "answers count"]]:
+    """Return nu, which reaches y, and Lambda, which arrives at z."""
+    count = len(block.neurons)
+    nu = row_dual[:, block.row : block.row + count]
+    hull = row_dual[:, block.row + count : block.row + 2 * count]
+    reduced = column_dual[:, block.upper_column : block.upper_column + count]
+    # Column p appears in its own row (u), in p + q <= 1, and, times u, in whatever reads z.
+    return nu, (reduced + block.upper * nu + hull) / block.upper
