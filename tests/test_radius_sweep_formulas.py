@@ -118,7 +118,7 @@ def closed(name: str, rng: np.random.Generator) -> tuple[Any, str, Callable[[mpf
 def of_two_classes(law: Any, exact: Callable[[mpf], mpf], q: float, rival: float) -> mpf:
     """The exact radius that two bounds give: of half the lead, or the mean of two radii."""
     half = (mpf(q) + mpf(rival)) / 2
-    if isinstance(law, Uniform | UniformBall | Exp2):
+    if isinstance(law, Uniform | UniformBall):
         return exact(half)
     return (exact(mpf(q)) + exact(mpf(rival))) / 2
 

@@ -44,6 +44,25 @@ class Pooled(nn.Module):
         return self.last(hidden.reshape(x.shape[0], -1))[:, :3]
 
 
+class Functional(nn.Module):
+    """What layers do, by functions: batch norm, scaled and broadcast additions, sums, flips, stacks, addmm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(2, 3, 3, padding=1)
+        self.norm = nn.BatchNorm2d(3)
+        self.last = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n = self.norm
+        hidden = F.batch_norm(self.first(x), n.running_mean, n.running_var, n.weight, n.bias, n.training, eps=n.eps)
+        hidden = F.relu(torch.add(hidden, hidden.mean((2, 3), keepdim=True), alpha=-0.7))
+        turned = torch.flip(hidden, [3]).swapaxes(2, 3)
+        joined = torch.stack([hidden, 2.0 * turned], dim=1).sum((3, 4))
+        joined = F.relu(joined + joined[:, :1])
+        return torch.addmm(self.last.bias, joined.flatten(1), self.last.weight.T)[:, :3]
+
+
 def dense(*sizes: int, activation: Callable[[], nn.Module] = nn.ReLU) -> nn.Sequential:
     layers: list[nn.Module] = []
     for a, b in itertools.pairwise(sizes):
@@ -53,6 +72,7 @@ def dense(*sizes: int, activation: Callable[[], nn.Module] = nn.ReLU) -> nn.Sequ
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "dense": (lambda: dense(3, 6, 5, 3), (3,)),
+    "functional": (Functional, (2, 3, 3)),
     "deep": (lambda: dense(3, 5, 5, 5, 5, 3), (3,)),
     "leaky": (lambda: dense(3, 6, 5, 3, activation=lambda: nn.LeakyReLU(0.2)), (3,)),
     "sigmoid": (lambda: dense(3, 6, 5, 3, activation=nn.Sigmoid), (3,)),
@@ -63,7 +83,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "residual-tanh": (lambda: Residual(torch.tanh), (2, 5, 5)),
     "pooled": (Pooled, (1, 6, 6)),
 }
-PIECEWISE_LINEAR = ("dense", "deep", "leaky", "linear", "norm1d", "residual", "pooled")
+PIECEWISE_LINEAR = ("dense", "deep", "leaky", "linear", "norm1d", "residual", "pooled", "functional")
 
 
 def network(name: str, seed: int = 0) -> nn.Module:

@@ -392,21 +392,31 @@ def _matmul(b: GraphBuilder, name: str, out: Tensor, x: Any, y: Any) -> int:
     return b.linear(x.node, _array(y).T, None, name)
 
 
+def _spread(b: GraphBuilder, name: str, out: Tensor, x: _Traced) -> int:
+    """Return x in the shape of the output that it is broadcast to; inputs of a batch must not mix."""
+    if x.value.shape == out.shape:
+        return x.node
+    if x.value.ndim != out.ndim:
+        raise _Unsupported("values that are broadcast to each other must have the same number of axes")
+    return _moved(lambda p: p.broadcast_to(p.shape[0], *out.shape[1:]), b, name, x.node)
+
+
 def _sum(sign: int) -> Callable[..., int]:
     def rule(b: GraphBuilder, name: str, out: Tensor, x: Any, y: Any, *, alpha: float = 1) -> int:
-        if alpha != 1:
-            raise _Unsupported(f"alpha must be 1, got {alpha}")
+        if isinstance(alpha, _Traced):
+            raise _Unsupported("alpha must be a constant")
+        times = sign * float(alpha)
         if isinstance(x, _Traced) and isinstance(y, _Traced):
-            if x.value.shape != y.value.shape:
-                raise _Unsupported("added values must have one shape")
-            return b.add((x.node, y.node), (1, sign), name)
+            left, right = _spread(b, name, out, x), _spread(b, name, out, y)
+            if abs(times) != 1.0:
+                return b.add((left, b.scale(right, times, 0.0, name)), (1, 1), name)
+            return b.add((left, right), (1, int(times)), name)
         traced, constant = (x, y) if isinstance(x, _Traced) else (y, x)
-        if traced.value.shape != out.shape:
-            raise _Unsupported("a constant must broadcast to the value it is added to")
-        value = _constant(constant, b.shape(traced.node))
+        node = _spread(b, name, out, traced)
+        value = _constant(constant, b.shape(node))
         if traced is x:
-            return b.scale(traced.node, 1.0, sign * value, name)
-        return b.scale(traced.node, float(sign), value, name)
+            return b.scale(node, 1.0, times * value, name)
+        return b.scale(node, times, value, name)
 
     return rule
 
@@ -415,9 +425,8 @@ def _product(b: GraphBuilder, name: str, out: Tensor, x: Any, y: Any) -> int:
     if isinstance(x, _Traced) and isinstance(y, _Traced):
         raise _Unsupported("a product of two values that depend on the input is not affine")
     traced, constant = (x, y) if isinstance(x, _Traced) else (y, x)
-    if traced.value.shape != out.shape:
-        raise _Unsupported("a constant must broadcast to the value it scales")
-    return b.scale(traced.node, _constant(constant, b.shape(traced.node)), 0.0, name)
+    node = _spread(b, name, out, traced)
+    return b.scale(node, _constant(constant, b.shape(node)), 0.0, name)
 
 
 def _quotient(b: GraphBuilder, name: str, out: Tensor, x: Any, y: Any) -> int:
@@ -452,12 +461,57 @@ def _pad(b: GraphBuilder, name: str, out: Tensor, x: Any, pad: Any, mode: str = 
     return _moved(lambda p: F.pad(p + 1, pad) - 1, b, name, x.node)
 
 
-def _mean(b: GraphBuilder, name: str, out: Tensor, x: Any, dim: Any = None, keepdim: bool = False) -> int:
-    dims = [dim] if isinstance(dim, int) else list(dim or [])
-    dims = [d % x.value.ndim for d in dims]
-    if not dims or 0 in dims:
-        raise _Unsupported("a mean must name its axes, and not the batch axis")
-    return b.mean(x.node, [d - 1 for d in dims], keepdim, name)
+def _mean(total: bool) -> Callable[..., int]:
+    def rule(b: GraphBuilder, name: str, out: Tensor, x: Any, dim: Any = None, keepdim: bool = False) -> int:
+        dims = [dim] if isinstance(dim, int) else list(dim or [])
+        dims = [d % x.value.ndim for d in dims]
+        if not dims or 0 in dims:
+            raise _Unsupported("a mean or a sum must name its axes, and not the batch axis")
+        return b.mean(x.node, [d - 1 for d in dims], keepdim, name, total=total)
+
+    return rule
+
+
+def _stack(b: GraphBuilder, name: str, out: Tensor, tensors: Any, dim: int = 0) -> int:
+    dim %= out.ndim
+    if dim == 0 or not all(isinstance(t, _Traced) for t in tensors):
+        raise _Unsupported("a stack must join values that depend on the input, not along the batch axis")
+    single = [*out.shape[1:dim], 1, *out.shape[dim + 1 :]]
+    return b.concat([b.reshape(t.node, single, name) for t in tensors], dim - 1, name)
+
+
+def _batch_norm_function(
+    b: GraphBuilder,
+    name: str,
+    out: Tensor,
+    x: Any,
+    running_mean: Any,
+    running_var: Any,
+    weight: Any = None,
+    bias: Any = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> int:
+    if training or running_mean is None or running_var is None:
+        raise _Unsupported("batch norm must have training=False and running statistics")
+    if _traced((running_mean, running_var, weight, bias)):
+        raise _Unsupported("weights must be constants")
+    scale = 1.0 / np.sqrt(_array(running_var) + eps)
+    shift = -_array(running_mean) * scale
+    if weight is not None:
+        scale, shift = scale * _array(weight), shift * _array(weight)
+    if bias is not None:
+        shift = shift + _array(bias)
+    ones = (1,) * (len(b.shape(x.node)) - 1)
+    return b.scale(x.node, scale.reshape(-1, *ones), shift.reshape(-1, *ones), name)
+
+
+def _addmm(b: GraphBuilder, name: str, out: Tensor, bias: Any, x: Any, y: Any) -> int:
+    if isinstance(bias, _Traced):
+        raise _Unsupported("weights must be constants")
+    node = _matmul(b, name, out, x, y)
+    return b.scale(node, 1.0, _constant(bias, b.shape(node)), name)
 
 
 def _relu(b: GraphBuilder, name: str, out: Tensor, x: Any, inplace: bool = False) -> int:
@@ -549,7 +603,15 @@ FUNCTIONS: dict[Any, Callable[..., int]] = {
     torch.permute: _moving(torch.permute),
     torch.transpose: _moving(torch.transpose),
     operator.getitem: _moving(operator.getitem),
-    torch.mean: _mean,
+    torch.mean: _mean(total=False),
+    torch.sum: _mean(total=True),
+    torch.stack: _stack,
+    torch.flip: _moving(torch.flip),
+    torch.swapaxes: _moving(torch.swapaxes),
+    torch.movedim: _moving(torch.movedim),
+    torch.mm: _matmul,
+    torch.addmm: _addmm,
+    F.batch_norm: _batch_norm_function,
 }
 METHODS: dict[str, Callable[..., int]] = {
     "relu": _relu,
@@ -572,7 +634,12 @@ METHODS: dict[str, Callable[..., int]] = {
     "unsqueeze": _reshaping,
     "permute": _moving(lambda p, *a: p.permute(*a)),
     "transpose": _moving(lambda p, *a: p.transpose(*a)),
-    "mean": _mean,
+    "mean": _mean(total=False),
+    "sum": _mean(total=True),
+    "flip": _moving(lambda p, *a: p.flip(*a)),
+    "swapaxes": _moving(lambda p, *a: p.swapaxes(*a)),
+    "movedim": _moving(lambda p, *a: p.movedim(*a)),
+    "mm": _matmul,
     "contiguous": _identity,
     "clone": _identity,
     "detach": _identity,
