@@ -24,8 +24,8 @@ from verify.kernels import Program
 
 SUPPORTED = (
     "Linear, Conv2d, ReLU, LeakyReLU, Sigmoid, Tanh, MaxPool2d, AvgPool2d, adaptive pooling, BatchNorm1d/2d (eval), "
-    "addition, subtraction, scaling by constants, concatenation, flatten, reshape, permute, slices, ZeroPad2d, mean, "
-    "Dropout (eval), Identity"
+    "addition, subtraction, scaling by constants, concatenation, stack, flatten, reshape, permute, flip, slices, ZeroPad2d, "
+    "mean, sum, Dropout (eval), Identity"
 )
 
 BATCH = 2
