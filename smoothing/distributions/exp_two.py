@@ -166,7 +166,8 @@ class Exp2(LevelSetLaw):
 
     name: ClassVar[str] = "exp_two"
     method: ClassVar[str] = (
-        "level sets, tight up to rounding: Neyman-Pearson by weak duality; k = 2, j = 0 in closed form"
+        "level sets, tight up to rounding for one class: Neyman-Pearson by weak duality; two classes: of the mean, or half "
+        "the difference of growths; k = 2, j = 0 in closed form"
     )
 
     def __post_init__(self) -> None:

@@ -178,7 +178,10 @@ class Pow2(LevelSetLaw):
     a: float | int | None = None
 
     name: ClassVar[str] = "pow_two"
-    method: ClassVar[str] = "level sets, tight up to rounding: Neyman-Pearson by weak duality"
+    method: ClassVar[str] = (
+        "level sets, tight up to rounding for one class: Neyman-Pearson by weak duality; two classes: of the mean, or half "
+        "the difference of growths"
+    )
 
     def __post_init__(self) -> None:
         d = checked_dimension(self.shape)
