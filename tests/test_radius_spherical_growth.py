@@ -4,6 +4,7 @@ import itertools
 import math
 from typing import Any
 
+import mpmath
 import numpy as np
 import pytest
 from mpmath import mpf
@@ -113,6 +114,33 @@ def test_lines_are_never_below_what_they_bound() -> None:
             found = float(_means(np.array([t]), most, mass * most, a, above)[0]) + outside
             exact = mean - t * share
             assert exact - 1e-7 <= found <= exact * (1 + 1e-3) + 1e-7
+
+
+@pytest.mark.parametrize("d", [2, 3, 784])
+def test_means_of_caps_are_rounded_up(d: int) -> None:
+    """E(c - a)_+ in 40 digits; next to it, within the allowance for incomplete beta functions."""
+    a, above, share = _caps(d)
+    with mpmath.workdps(40):
+        b = mpmath.gamma(mpf(d) / 2) / (2 * mpmath.sqrt(mpmath.pi) * mpmath.gamma(mpf(d + 1) / 2))
+        for i in range(0, len(a) - 1, len(a) // 30):
+            x = mpf(float(a[i]))
+            mean = b * (1 - x * x) ** (mpf(d - 1) / 2)
+            if mean < mpf(10) ** -280:
+                continue
+            exact = mpmath.betainc(mpf(d - 1) / 2, 0.5, 0, 1 - x * x, regularized=True) / 2
+            assert abs(share[i] / exact - 1) < 5e-12 + 1e-15 * d
+            found = mpf(float(above[i])) - (mean - x * exact)
+            assert 0 < found < (3e-11 + 2e-15 * d) * (mean + x * exact)
+
+
+def test_means_of_caps_in_a_large_dimension() -> None:
+    """At a = 0 it is half the mean absolute cosine, a quotient of gamma functions that logs of them would not give."""
+    for d in (150_528, 2_000_000):
+        with mpmath.workdps(40):
+            exact = mpmath.exp(mpmath.loggamma(mpf(d) / 2) - mpmath.loggamma(mpf(d + 1) / 2)) / (
+                2 * mpmath.sqrt(mpmath.pi)
+            )
+            assert 0 < mpf(float(_caps(d)[1][0])) / exact - 1 < 3e-11 + 1.1e-15 * d
 
 
 def test_an_infinite_mean_slope_proves_nothing() -> None:

@@ -40,7 +40,7 @@ class FixedChecker:
         """What is checked against, in words."""
         return (
             "exact binomial tails (rational arithmetic and mpmath, 50 digits) for the Clopper-Pearson bound, and the "
-            f"{self.law.name} radius of {self.law.source} in mpmath"
+            f"{self.law.name} radius of {self.law.source}, in {self.law.arithmetic}"
         )
 
     def check_run(self, spec: RunSpec, found: Findings) -> None:

@@ -68,7 +68,7 @@ class GridChecker:
         )
         return (
             f"{tests}, every decision derived again from the recorded looks; and the {self.law.law.name} radius of "
-            f"{self.law.law.source} in mpmath"
+            f"{self.law.law.source}, in {self.law.law.arithmetic}"
         )
 
     def check_run(self, spec: RunSpec, found: Findings) -> None:

@@ -48,6 +48,7 @@ class ExactLaw:
             their failure probabilities, (q + p_B) / 2; the differential method's have the mean of their radii instead.
         pairs: Norm -> (scale, q, p_B, dimension) -> upper bound on any radius for two classes, where `whole_shift` does not
             give the largest one that can be proved.
+        arithmetic: What the radii are derived in, for people.
     """
 
     name: str
@@ -58,6 +59,7 @@ class ExactLaw:
     slack: Mapping[str, float] = field(default_factory=dict)
     whole_shift: bool = False
     pairs: Mapping[str, Callable[[Any, Any, Any, int], Any]] = field(default_factory=dict)
+    arithmetic: str = "mpmath"
 
     def radius(
         self, q_upper: float, norm: str, *, scale: float | int, dimension: int, rival_upper: float | None = None

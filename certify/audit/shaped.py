@@ -26,6 +26,8 @@ LEVEL_SET_SLACK, SPREAD_SLACK = 5e-3, 3e-2
 """Relative amounts by which radii from level sets may be weaker than the exact ones: tables of proved radii lie between
 nodes, and lose most for exp_two with j >= d - 2, whose mass is spread over decades. What is weaker is no wrong proof."""
 
+_ARITHMETIC = "mpmath or, for integrals and sets that have no formula, float64 rounded outwards"
+
 Shapes = Mapping[str, Any]
 Rule = Callable[[Shapes, int], bool]
 
@@ -142,7 +144,9 @@ class ShapedChecker(FixedChecker):
 
 def shaped(family: ShapedLaw) -> ShapedChecker:
     """Return the checker of a family."""
-    law = ExactLaw(family.name, family.parameter, lambda scale: context().nan, {}, family.source)
+    law = ExactLaw(
+        family.name, family.parameter, lambda scale: context().nan, {}, family.source, arithmetic=_ARITHMETIC
+    )
     return ShapedChecker(law, family)
 
 

@@ -21,9 +21,10 @@ import math
 from functools import lru_cache
 
 import numpy as np
-from scipy.special import betainc, gammaln, ndtr
+from scipy.special import betainc, ndtr
 
 from smoothing.radius.differential import GrowthIntegral
+from smoothing.radius.special import log_gamma_ratio
 from smoothing.radius.spherical import Array, SphericalProfile
 
 _FIRST_CELLS, _MOST_CELLS = 3000, 40_000
@@ -113,7 +114,7 @@ def _caps(d: int) -> tuple[Array, Array, Array]:
     a = np.concatenate((np.linspace(0.0, 40.0, 12_000) / math.sqrt(d), ends, np.linspace(0.0, 1.0, 2000)))
     a = np.unique(a[a <= 1.0])
     rest = (1.0 - a) * (1.0 + a)
-    b = math.exp(float(gammaln(d / 2)) - float(gammaln((d + 1) / 2))) / (2.0 * math.sqrt(math.pi))
+    b = math.exp(-log_gamma_ratio(d / 2, 0.5)) / (2.0 * math.sqrt(math.pi))  # logs of Gamma would cancel for a large d
     mean, share = b * rest ** ((d - 1) / 2), 0.5 * betainc((d - 1) / 2, 0.5, rest)
     above = np.maximum(mean - a * share, 0.0) + (_CAP_ERROR + 1e-15 * d) * (mean + a * share)
     return a, above, share
@@ -164,7 +165,9 @@ def _moment(rate: float, power: float) -> float:
 def _over(profile: SphericalProfile, edges: Array) -> tuple[Array, Array, Array, Array]:
     """Return the masses of the cells, from above, and psi' from above, from below and about in the middle."""
     below, above = profile.cumulative(edges)
-    mass = np.minimum(np.diff(below) + _MASS_ERROR * below[1:], -np.diff(above) + _MASS_ERROR * above[:-1])
+    # Both ends of a cell may be off.
+    from_left = np.diff(below) + _MASS_ERROR * (below[1:] + below[:-1])
+    mass = np.minimum(from_left, -np.diff(above) + _MASS_ERROR * (above[1:] + above[:-1]))
     slope = np.maximum(profile.growth(edges) / edges, _LEAST_SLOPE)
     flattest, steepest = profile.elasticity(edges[:-1], edges[1:])
     ratio = edges[1:] / edges[:-1]
