@@ -1,7 +1,6 @@
 """Training by two processes: the same step as by one, noise of their own, one checkpoint."""
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +14,7 @@ from certify.cli import main
 from certify.cli.train import _without_processes
 from certify.errors import UsageError
 from certify.models import load_checkpoint
-from certify.training.launch import joined, launched
+from certify.training.launch import STORE, joined, launched
 from smoothing.errors import InvalidArgumentError
 from smoothing.training.batches import BatchSource
 from smoothing.training.processes import Processes
@@ -24,16 +23,13 @@ SCRIPT = Path(__file__).parent / "training_together.py"
 
 
 def run_together(out: Path, kind: str, count: int) -> list[dict[str, Any]]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
     children = []
     for rank in range(count):
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         if count > 1:
             environment |= {
                 "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count),
-                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
+                STORE: str(out / "store"),
             }  # fmt: skip
         children.append(subprocess.Popen([sys.executable, str(SCRIPT), str(out), kind], env=environment))
     assert [child.wait() for child in children] == [0] * count

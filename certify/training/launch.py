@@ -2,23 +2,31 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 
 from certify.errors import UsageError
 
-_NEEDED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-"""What torchrun, and `launch`, tell each process by its environment."""
+_PLACE = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+"""What torchrun, and `launch`, tell each process of itself by its environment."""
+
+_ADDRESS = ("MASTER_ADDR", "MASTER_PORT")
+"""Where the processes of torchrun meet."""
+
+STORE = "CERTIFY_TRAINING_STORE"
+"""Where the processes of `launch` meet: a file. A port that was free when it was chosen may be taken when it is bound."""
 
 
 def launched() -> bool:
     """Whether this process was started as one of several."""
-    return all(name in os.environ for name in _NEEDED) and int(os.environ["WORLD_SIZE"]) > 1
+    met = STORE in os.environ or all(name in os.environ for name in _ADDRESS)
+    return met and all(name in os.environ for name in _PLACE) and int(os.environ["WORLD_SIZE"]) > 1
 
 
 def launch(count: int, arguments: Sequence[str]) -> int:
@@ -33,30 +41,27 @@ def launch(count: int, arguments: Sequence[str]) -> int:
     Returns:
         Exit code of the leading process, or of the first that failed.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     threads = max(1, (os.cpu_count() or 1) // count)
-    processes = []
-    for rank in range(count):
-        environment = {
-            "OMP_NUM_THREADS": str(threads),
-            **os.environ,
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "WORLD_SIZE": str(count),
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-        }
-        processes.append(subprocess.Popen([sys.executable, "-m", "certify", *arguments], env=environment))
-    try:
-        return _wait(processes)
-    except KeyboardInterrupt:
-        for process in processes:
-            process.send_signal(signal.SIGTERM)
-        for process in processes:
-            process.wait()
-        return 130
+    with tempfile.TemporaryDirectory(prefix="certify-train-", ignore_cleanup_errors=True) as folder:
+        processes = []
+        for rank in range(count):
+            environment = {
+                "OMP_NUM_THREADS": str(threads),
+                **os.environ,
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": str(count),
+                STORE: str(Path(folder) / "store"),
+            }
+            processes.append(subprocess.Popen([sys.executable, "-m", "certify", *arguments], env=environment))
+        try:
+            return _wait(processes)
+        except KeyboardInterrupt:
+            for process in processes:
+                process.send_signal(signal.SIGTERM)
+            for process in processes:
+                process.wait()
+            return 130
 
 
 def _wait(processes: Sequence["subprocess.Popen[bytes]"]) -> int:
@@ -89,6 +94,11 @@ def joined(device: str | None) -> Iterator[str | None]:
         yield device
         return
     import torch
+
+    # Before there is a group, because what this loads keeps the group of its moment in default arguments. torch.optim would
+    # load it later, and the threads of such a group outlive its end: one that is still at work when the interpreter ends
+    # aborts the process, after all the training.
+    import torch._dynamo
     import torch.distributed as dist
 
     cuda = (device is None and torch.cuda.is_available()) or device == "cuda"
@@ -102,7 +112,13 @@ def joined(device: str | None) -> Iterator[str | None]:
     if cuda:
         torch.cuda.set_device(local)
     # A teacher may count votes for hours before the others hear of process 0 again.
-    dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(hours=24))
+    backend, timeout = "nccl" if cuda else "gloo", timedelta(hours=24)
+    if STORE in os.environ:
+        rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        store = dist.FileStore(os.environ[STORE], count)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=timeout)
+    else:
+        dist.init_process_group(backend, timeout=timeout)
     try:
         yield f"cuda:{local}" if cuda else device
     finally:
