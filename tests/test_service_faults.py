@@ -163,7 +163,7 @@ def test_a_call_beyond_the_timeout_is_asked_again(service: Service, tell: Callab
 
     service.fault, service.classify = fault, classify
     try:
-        settings = CallSettings(concurrency=2, timeout=1.5, patience=60.0, first_wait=0.01)
+        settings = CallSettings(concurrency=2, timeout=4.0, patience=60.0, first_wait=0.01)
         found, store, counts = ask(service, settings)
     finally:
         end.set()

@@ -115,7 +115,7 @@ def joined(device: str | None) -> Iterator[str | None]:
     backend, timeout = "nccl" if cuda else "gloo", timedelta(hours=24)
     if STORE in os.environ:
         rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        store = dist.FileStore(os.environ[STORE], count)
+        store = dist.FileStore(os.environ[STORE], count)  # type: ignore[attr-defined]  # documented, not exported by name
         dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=timeout)
     else:
         dist.init_process_group(backend, timeout=timeout)
