@@ -4,9 +4,13 @@ The hull program of `verify.lp.program`, with one binary per unstable neuron tha
 turn the triangle with corners (l, g l), (0, 0), (u, u) into its two edges. Max pooling gets one binary per entry that can be
 the maximum. The tighter the boxes, the fewer binaries and the smaller the constants: LP-ALL or alpha-CROWN come first.
 
-What is reported is the solver's *dual* bound, less its feasibility tolerance; a time limit leaves a valid but weaker one. It
-rests on the solver's branch and bound, which carries no certificate, and is marked so. A point that the solver claims to
-violate the property is run through the network itself before anything is called falsified.
+What is reported is the solver's *dual* bound, less what its tolerances can amount to; a time limit leaves a valid but weaker
+one. It rests on the solver's branch and bound, which carries no certificate, and is marked so. Tolerances are absolute, but
+a network means the same with its first layer divided by 1e5 and its last one multiplied by it: so every row, column and
+objective is first divided by the width of what it speaks of, and what an error of one tolerance in every row would do to the
+objective, by the multipliers of the linear relaxation, is subtracted. A point that the solver claims to violate the property
+is run through the network itself before anything is called falsified; and before the solver's word counts as a proof, an
+attack tries it.
 
 A group of several rows (a conjunction of unsafe constraints) holds if at every input *some* row is positive, and not the
 same one everywhere: its program minimises the largest row.
@@ -26,6 +30,7 @@ from scipy import sparse
 
 from smoothing.errors import InvalidArgumentError, UnsupportedNormError
 from smoothing.threat import Norm
+from verify.attack import Attack
 from verify.crown import Crown
 from verify.errors import UnsupportedOperatorError
 from verify.graph import MaxPool, Sigmoid, Tanh
@@ -39,7 +44,13 @@ from verify.same_slope import SameSlope
 from verify.selection import select_problem, select_result
 
 TOLERANCE = 1e-6
-"""HiGHS's feasibility tolerance; what its bound is lowered by, relative to 1 + its size."""
+"""What a bound is lowered by, relative to its size and to the size of the objective."""
+
+FEASIBILITY = 1e-9
+"""HiGHS's tolerances for rows, bounds and whole numbers, in programs whose rows and columns are about 1 wide."""
+
+CHECK_STEPS, CHECK_RESTARTS = 40, 4
+"""The attack that a solver's word has to withstand."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +106,7 @@ class MILP(Method):
         elif previous.lower.shape != problem.specification.offset.shape:
             raise InvalidArgumentError("previous must be about the same problem, got bounds of another shape")
         outcomes = [self._input(problem[i : i + 1], previous, i) for i in range(len(problem))]
+        _try(problem, outcomes, previous)
         lower = np.fmax(np.stack([outcome.lower for outcome in outcomes]), previous.lower)
         joint = previous.joint
         if problem.specification.conjunctions:
@@ -215,6 +227,8 @@ class _ExactProgram:
     matrix: sparse.csr_array
     row_bounds: tuple[Float[ndarray, " rows"], Float[ndarray, " rows"]]
     column_bounds: tuple[Float[ndarray, " columns"], Float[ndarray, " columns"]]
+    row_size: Float[ndarray, " rows"]
+    column_size: Float[ndarray, " columns"]
     binaries: int
     behind: int = 0  # continuous columns behind the binaries
 
@@ -235,6 +249,7 @@ class _ExactProgram:
             [sparse.hstack([self.matrix, nothing]), sparse.hstack([sparse.csr_array(-costs), largest])]
         )
         free = np.array([np.inf])
+        size = np.array([(np.abs(costs) * _powers(self.column_size)).max(initial=0.0)])
         program = dataclasses.replace(
             self,
             matrix=sparse.csr_array(matrix),
@@ -246,6 +261,8 @@ class _ExactProgram:
                 np.concatenate([self.column_bounds[0], -free]),
                 np.concatenate([self.column_bounds[1], free]),
             ),
+            row_size=np.concatenate([self.row_size, np.repeat(size, len(rows))]),
+            column_size=np.concatenate([self.column_size, size]),
             behind=1,
         )
         cost = np.zeros(self.matrix.shape[1] + 1)
@@ -265,21 +282,33 @@ class _ExactProgram:
         if self.matrix.shape[1] == 0:  # one point: a constant, which HiGHS calls an empty model
             bound = constant - TOLERANCE * (1.0 + abs(constant))
             return _Answer("optimal", bound, self.hull.expressions[0].offset.copy())
-        model = linear_program(highspy, self.matrix, self.row_bounds, self.column_bounds)
-        model.col_cost_, model.offset_ = cost, constant
+        stretch, squeeze = _powers(self.column_size), 1.0 / _powers(self.row_size)
+        scaled = cost * stretch
+        unit = float(_powers(np.abs(scaled).max(keepdims=True))[0])
+        matrix = sparse.csr_array(sparse.diags_array(squeeze) @ self.matrix @ sparse.diags_array(stretch))
+        sides = self.row_bounds[0] * squeeze, self.row_bounds[1] * squeeze
+        ends = self.column_bounds[0] / stretch, self.column_bounds[1] / stretch
+        model = linear_program(highspy, matrix, sides, ends)
+        model.col_cost_, model.offset_ = scaled / unit, constant / unit
+        options: dict[str, Any] = {
+            "threads": 1,
+            "primal_feasibility_tolerance": FEASIBILITY,
+            "dual_feasibility_tolerance": FEASIBILITY,
+            "mip_feasibility_tolerance": FEASIBILITY,
+            # The least that can be asked for: what is smaller is dropped from a row, in silence.
+            "small_matrix_value": 1e-12,
+        }
+        allowance = _allowance(highspy, model, options, time_limit)
         kinds = highspy.HighsVarType
         before = self.matrix.shape[1] - self.binaries - self.behind
         parts = ((kinds.kContinuous, before), (kinds.kInteger, self.binaries), (kinds.kContinuous, self.behind))
         model.integrality_ = [kind for kind, count in parts for _ in range(count)]
-        solver = quiet_solver(highspy)
-        options: dict[str, Any] = {"threads": 1, "mip_rel_gap": float(gap), "mip_abs_gap": 1e-9}
+        options |= {"mip_rel_gap": float(gap), "mip_abs_gap": 1e-9}
         if time_limit is not None:
             options["time_limit"] = float(time_limit)
         if until_sign:
             options["objective_target"] = -10 * TOLERANCE
-        for option, value in options.items():
-            solver.setOptionValue(option, value)
-        solver.passModel(model)
+        solver = _loaded(highspy, model, options)
         run_solver(highspy, solver)
         status = str(solver.modelStatusToString(solver.getModelStatus())).lower()
         info = solver.getInfo()
@@ -288,13 +317,45 @@ class _ExactProgram:
         usable = status in ("optimal", "time limit reached", "target for objective reached") and np.isfinite(dual)
         if not self.binaries:
             usable = usable and status == "optimal"
-        bound = dual - TOLERANCE * (1.0 + abs(dual)) if usable else -np.inf
+        bound = unit * (dual - TOLERANCE * (1.0 + abs(dual)) - allowance) if usable else -np.inf
         values = np.array(solver.getSolution().col_value)
         point = None
+        if len(values) == len(stretch):
+            values = values * stretch
         if len(values) == self.matrix.shape[1] and info.primal_solution_status == 2 and np.isfinite(values).all():
             expression = self.hull.expressions[0]
             point = expression.matrix @ values[: expression.matrix.shape[1]] + expression.offset
         return _Answer(status, float(bound), point)
+
+
+def _powers(sizes: Float[ndarray, " n"]) -> Float[ndarray, " n"]:
+    """Return the powers of two next to some sizes, by which dividing is exact; 1 for those that are none."""
+    usable = np.isfinite(sizes) & (sizes > 0)
+    return np.asarray(np.exp2(np.round(np.clip(np.log2(np.where(usable, sizes, 1.0)), -200, 200))))
+
+
+def _loaded(library: Any, model: Any, options: dict[str, Any]) -> Any:
+    solver = quiet_solver(library)
+    for option, value in options.items():
+        solver.setOptionValue(option, value)
+    solver.passModel(model)
+    return solver
+
+
+def _allowance(library: Any, model: Any, options: dict[str, Any], time_limit: float | None) -> float:
+    """Return what an error of one tolerance in every row and bound does to the objective of the linear relaxation.
+
+    By its multipliers, twice over: they are those of the relaxation, and the branches' differ. Infinite where HiGHS finds
+    none, and so no bound stands.
+    """
+    limit = {} if time_limit is None else {"time_limit": float(time_limit)}
+    solver = _loaded(library, model, {**options, **limit})
+    run_solver(library, solver)
+    solution = solver.getSolution()
+    if solver.getModelStatus() != library.HighsModelStatus.kOptimal or not solution.dual_valid:
+        return float("inf")
+    multipliers = np.abs(np.concatenate([np.array(solution.row_dual), np.array(solution.col_dual)]))
+    return float(2.0 * FEASIBILITY * multipliers.sum())
 
 
 def _exact_program(problem: Problem, previous: Result, image: int, memory_limit: int | None) -> _ExactProgram:
@@ -333,7 +394,16 @@ def _exact_program(problem: Problem, previous: Result, image: int, memory_limit:
         np.concatenate([column_low, np.zeros(builder.count)]),
         np.concatenate([column_high, np.ones(builder.count)]),
     )
-    return _ExactProgram(hull, full, rows, columns, builder.count)
+    row_size, column_size = hull.sizes()
+    return _ExactProgram(
+        hull,
+        full,
+        rows,
+        columns,
+        np.concatenate([row_size, *builder.sizes]),
+        np.concatenate([column_size, np.ones(builder.count)]),
+        builder.count,
+    )
 
 
 class _Rows:
@@ -344,6 +414,8 @@ class _Rows:
         self._entries: list[tuple[ndarray, ndarray, ndarray]] = []
         self._sides: list[ndarray] = []
         self._height = 0
+        self.sizes: list[ndarray] = []
+        """The width of what each row speaks of, in parts."""
 
     def binaries(self, count: int) -> ndarray:
         start = self.first + self.count
@@ -355,6 +427,7 @@ class _Rows:
         rows = self._height + np.arange(len(side))
         self._entries += [(rows, columns, values) for columns, values in terms]
         self._sides.append(side)
+        self.sizes.append(np.ones(len(side)))
         self._height += len(side)
 
     def pool(
@@ -369,11 +442,13 @@ class _Rows:
         lower, upper = box
         for window, entries in enumerate(index):
             x = entries[entries >= 0]
+            width = np.array([upper[x].max() - lower[x].max()])
             candidates = x[upper[x] > lower[x].max()]
             y = np.array([column + window])
             binary = self.binaries(len(candidates))
             ones = np.ones(len(candidates))
             self._entries.append((np.full(len(binary), self._height), binary, -ones))
+            self.sizes.append(np.ones(1))
             self._sides.append(np.array([-1.0]))  # at least one; more than one only where entries are equal
             self._height += 1
             for i, a in zip(candidates, binary, strict=True):
@@ -385,6 +460,7 @@ class _Rows:
                     values = np.concatenate([-sign * row.data, [sign], [big]])
                     self._entries.append((np.full(len(columns), self._height), columns, values))
                     self._sides.append(np.array([sign * offset[i] + big]))
+                    self.sizes.append(width)
                     self._height += 1
 
     def rows(self, total: int) -> tuple[sparse.csr_array, ndarray]:
@@ -393,6 +469,30 @@ class _Rows:
         row, column, value = (np.concatenate(parts) for parts in zip(*self._entries, strict=True))
         matrix = sparse.coo_array((value, (row, column)), shape=(self._height, total))
         return sparse.csr_array(matrix), np.concatenate(self._sides)
+
+
+def _try(problem: Problem, outcomes: list[_Outcome], previous: Result) -> None:
+    """Attack the inputs that rest on the solver's word alone; a point below a bound takes all its word for this input."""
+    specification = problem.specification
+    lower = np.fmax(np.stack([outcome.lower for outcome in outcomes]), previous.lower)
+    joint = previous.joint
+    if specification.conjunctions:
+        joint = better_joint(np.stack([outcome.joint for outcome in outcomes]), joint)
+    new = specification.proved(lower, joint) & ~specification.proved(previous.lower, previous.joint)
+    images = [int(i) for i in np.flatnonzero(new) if outcomes[i].counterexample is None]
+    if not images:
+        return
+    found = Attack(steps=CHECK_STEPS, restarts=CHECK_RESTARTS).bound(select_problem(problem, images))
+    assert found.upper is not None
+    for place, i in enumerate(images):
+        outcome, point = outcomes[i], found.counterexamples[place]
+        outcome.upper = np.minimum(outcome.upper, found.upper[place])
+        # Where the network is run in single precision, this much is its rounding.
+        broken = outcome.upper < outcome.lower - 1e-4 * (1.0 + np.abs(outcome.upper))
+        if point is not None or broken.any():
+            outcome.counterexample = point
+            outcome.lower[:], outcome.joint[:] = -np.inf, -np.inf
+            outcome.notes.append(f"input {i}: an attack found a point below HiGHS's bound; none of its bounds counts")
 
 
 def _replay(problem: Problem, point: Float[ndarray, " inputs"], outcome: _Outcome) -> None:

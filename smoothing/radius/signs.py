@@ -105,12 +105,22 @@ def sign_sum_radius(
         # lower end is 0, and Phi(q) = d q.
         share = s[i] * np.maximum(depth + sign * slack, 0.0) / (top[i] * (1.0 - sign * error))
         level = top_next * (1.0 - sign * error) + s[i] * (scaled - tail_next * (1.0 + sign * error))
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             from_above = -np.log1p(-np.clip(share, 0.0, 1.0)) / s[i]
-            from_below = np.log(top[i] * (1.0 + sign * error) / np.maximum(level, 0.0)) / s[i]
+            from_below = _log_ratio(top[i] * (1.0 + sign * error), level, nothing=np.inf if sign > 0 else 0.0) / s[i]
             flat = np.ldexp(0.5 - q, _SCALE_BITS) / (top[0] * (1.0 - sign * error))
         inside = np.minimum(from_above, from_below) if sign > 0 else np.maximum(from_above, from_below)
         total = np.where(central, flat, whole[i] + np.maximum(inside, 0.0))
         bounds.append(np.maximum(total * (1.0 + sign * (error + 1e-15)), 0.0))
     lower, upper = bounds
     return np.where(q == 0.0, np.inf, lower), np.where(q == 0.0, np.inf, upper)
+
+
+def _log_ratio(
+    above: Float64[ndarray, "..."], below: Float64[ndarray, "..."], *, nothing: float
+) -> Float64[ndarray, "..."]:
+    """Return log(above / below) for above > 0; `nothing` where `below` is not positive, and so says nothing."""
+    ratio = above / below
+    # The quotient ends at 1.8e308, its logarithm does not; the difference of two logarithms is inaccurate for small ratios only.
+    logarithm = np.where(np.isfinite(ratio), np.log(ratio), np.log(above) - np.log(below))
+    return np.where(below > 0.0, logarithm, nothing)

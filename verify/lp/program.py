@@ -124,6 +124,8 @@ class HullProgram:
     _blocks: list[sparse.csr_array] = field(default_factory=list)
     _row_lower: list[ndarray] = field(default_factory=list)
     _row_upper: list[ndarray] = field(default_factory=list)
+    _column_size: list[ndarray] = field(default_factory=list)
+    _row_size: list[ndarray] = field(default_factory=list)
     _column_owner: list[ndarray] = field(default_factory=list)
     _row_owner: list[ndarray] = field(default_factory=list)
     _nonzeros: int = 0
@@ -158,6 +160,14 @@ class HullProgram:
         matrix = sparse.csr_array(sparse.vstack(blocks, format="csr"))
         return matrix, np.concatenate(self._row_lower), np.concatenate(self._row_upper)
 
+    def sizes(self) -> tuple[Float[ndarray, " rows"], Float[ndarray, " columns"]]:
+        """Return what is large for each row and each column: the width of what it speaks of; 0 where it has none.
+
+        A solver's tolerances are absolute, a neuron that takes values up to 1e-5 is not less exact than one of 1.
+        """
+        nothing = np.zeros(0)
+        return np.concatenate([nothing, *self._row_size]), np.concatenate([nothing, *self._column_size])
+
     def owners(self) -> tuple[Int[ndarray, " rows"], Int[ndarray, " columns"]]:
         """Return the node that each row and each column was added for."""
         nothing = np.zeros(0, dtype=np.int64)
@@ -165,16 +175,18 @@ class HullProgram:
 
     # --- building ------------------------------------------------------------------------------------------------------
 
-    def _new_columns(self, lower: ndarray, upper: ndarray) -> int:
+    def _new_columns(self, lower: ndarray, upper: ndarray, size: ndarray | None = None) -> int:
         first = self.columns
+        self._column_size.append(np.asarray(upper - lower if size is None else size, dtype=np.float64))
         self._lower.append(np.asarray(lower, dtype=np.float64))
         self._upper.append(np.asarray(upper, dtype=np.float64))
         self._column_owner.append(np.full(len(lower), self._adding))
         self.columns += len(lower)
         return first
 
-    def _new_rows(self, block: sparse.csr_array, lower: ndarray, upper: ndarray) -> int:
+    def _new_rows(self, block: sparse.csr_array, lower: ndarray, upper: ndarray, size: ndarray | float) -> int:
         first = self.rows
+        self._row_size.append(np.broadcast_to(np.float64(size), (block.shape[0],)))
         self._blocks.append(block)
         self._row_lower.append(lower)
         self._row_upper.append(upper)
@@ -224,7 +236,7 @@ class HullProgram:
             self._new_columns(np.zeros(size), np.minimum(upper - center, region.eps))
             self._new_columns(np.zeros(size), np.minimum(center - lower, region.eps))
             budget = sparse.csr_array(np.ones((1, 2 * size)))
-            self.shared_rows.append(self._new_rows(budget, np.array([-np.inf]), np.array([region.eps])))
+            self.shared_rows.append(self._new_rows(budget, np.array([-np.inf]), np.array([region.eps]), region.eps))
             identity = sparse.eye_array(size)
             expression = Expression(sparse.csr_array(sparse.hstack([identity, -identity])), center.copy())
         else:
@@ -260,7 +272,8 @@ class HullProgram:
         factor = np.where(active, 1.0, np.where(inactive, slope, 0.0))
         factor[dense] = 0.0
         first = self._new_columns(np.zeros(2 * count), np.ones(2 * count))
-        stable = self._new_columns(*_loosened(lower[dense], upper[dense]))
+        width = upper[dense] - lower[dense]
+        stable = self._new_columns(*_loosened(lower[dense], upper[dense]), width)
         p, q = first + np.arange(count), first + count + np.arange(count)
         l_, u_ = room[0][unstable], room[1][unstable]
         own = _place(
@@ -270,15 +283,15 @@ class HullProgram:
             sparse.csr_array(own - widen(matrix[unstable], self.columns)),
             source.offset[unstable],
             source.offset[unstable],
+            np.maximum(u_, -l_),
         )
         ones = _place(np.ones(2 * count), np.tile(np.arange(count), 2), np.concatenate([p, q]), count, self.columns)
-        self._new_rows(ones, np.full(count, -np.inf), np.ones(count))
+        self._new_rows(ones, np.full(count, -np.inf), np.ones(count), 1.0)
         copies = _place(
             np.ones(len(dense)), np.arange(len(dense)), stable + np.arange(len(dense)), len(dense), self.columns
         )
-        self._new_rows(
-            sparse.csr_array(copies - widen(matrix[dense], self.columns)), source.offset[dense], source.offset[dense]
-        )
+        shift = source.offset[dense]
+        self._new_rows(sparse.csr_array(copies - widen(matrix[dense], self.columns)), shift, shift, width)
         self.triangles.append(Triangles(k, unstable, first, row, l_, u_, slope))
         passed = widen(sparse.csr_array(sparse.diags_array(factor) @ matrix), self.columns)
         passed.eliminate_zeros()
@@ -292,17 +305,18 @@ class HullProgram:
         relaxed = np.flatnonzero(~exact)
         count, outputs, size = len(relaxed), len(entry), source.matrix.shape[0]
         floor, highest = lower[entry], np.where(op.index >= 0, upper[op.index], -np.inf).max(1)
-        first = self._new_columns(*_loosened(floor[relaxed], highest[relaxed]))
+        width = highest[relaxed] - floor[relaxed]
+        first = self._new_columns(*_loosened(floor[relaxed], highest[relaxed]), width)
         self.pools.append(Pools(self._adding, relaxed, first))
         columns = self.columns
         matrix = widen(source.matrix, columns)
         own = _place(np.ones(count), np.arange(count), first + np.arange(count), count, columns)
         below = sparse.csr_array(own - matrix[entry[relaxed]])
-        self._new_rows(below, source.offset[entry[relaxed]], np.full(count, np.inf))
+        self._new_rows(below, source.offset[entry[relaxed]], np.full(count, np.inf), width)
         window, position = np.nonzero(weight[relaxed] > 0)
         share = _place(weight[relaxed][window, position], window, op.index[relaxed][window, position], count, size)
         above = sparse.csr_array(own - share @ matrix)
-        self._new_rows(above, np.full(count, -np.inf), offset[relaxed] + share @ source.offset)
+        self._new_rows(above, np.full(count, -np.inf), offset[relaxed] + share @ source.offset, width)
         # One entry is the maximum everywhere: an exact copy.
         kept = _place(np.ones(outputs - count), np.flatnonzero(exact), entry[exact], outputs, size)
         new = _place(np.ones(count), relaxed, first + np.arange(count), outputs, columns)
@@ -311,18 +325,19 @@ class HullProgram:
     def _add_s_shaped(self, op: Sigmoid | Tanh, source: Expression, lower: ndarray, upper: ndarray) -> Expression:
         size = len(lower)
         low_slope, low_shift, high_slope, high_shift = s_shaped_lines(op, lower, upper)
-        value = self._new_columns(*_loosened(*s_shaped_range(op, lower, upper)))
-        before = self._new_columns(*_loosened(lower, upper))
+        ends = s_shaped_range(op, lower, upper)
+        value = self._new_columns(*_loosened(*ends), ends[1] - ends[0])
+        before = self._new_columns(*_loosened(lower, upper), upper - lower)
         at = np.arange(size)
         eye_z = _place(np.ones(size), at, value + at, size, self.columns)
         eye_y = _place(np.ones(size), at, before + at, size, self.columns)
-        self._new_rows(sparse.csr_array(eye_y - widen(source.matrix, self.columns)), source.offset, source.offset)
-        self._new_rows(
-            sparse.csr_array(eye_z - sparse.diags_array(low_slope) @ eye_y), low_shift, np.full(size, np.inf)
-        )
-        self._new_rows(
-            sparse.csr_array(eye_z - sparse.diags_array(high_slope) @ eye_y), np.full(size, -np.inf), high_shift
-        )
+        copy = sparse.csr_array(eye_y - widen(source.matrix, self.columns))
+        self._new_rows(copy, source.offset, source.offset, upper - lower)
+        free = np.full(size, np.inf)
+        low_line = sparse.csr_array(eye_z - sparse.diags_array(low_slope) @ eye_y)
+        high_line = sparse.csr_array(eye_z - sparse.diags_array(high_slope) @ eye_y)
+        self._new_rows(low_line, low_shift, free, ends[1] - ends[0])
+        self._new_rows(high_line, -free, high_shift, ends[1] - ends[0])
         return Expression(eye_z, np.zeros(size))
 
 
