@@ -1,6 +1,7 @@
 """From the words of the command line to an estimator: which policy over votes, for which radii, with what cap."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,13 @@ from certify.errors import UsageError
 from certify.metrics import default_grid, parse_radii
 from certify.run_plan import radius_of
 from smoothing.distributions.base import SmoothingDistribution
+from smoothing.errors import InvalidArgumentError
 from smoothing.estimators.base import Estimator
 from smoothing.estimators.fixed import FixedEstimator
 from smoothing.estimators.table import ESTIMATORS
 from smoothing.estimators.thresholds import Threshold, thresholds
 from smoothing.statistics.arguments import check_alpha
-from smoothing.statistics.binomial import failure_upper_bound
+from smoothing.statistics.binomial import failure_upper_bound, minimum_votes
 from smoothing.statistics.boundary_cache import Method
 from smoothing.threat import Norm
 
@@ -35,6 +37,9 @@ _TAKES = {
 """Which estimators take which option."""
 
 _FLAGS = {"free": "--free", "runner_up": "--runner-up", "precision": "--loss"}
+
+_RENAMED = {"precision": "--loss", "n_max": "--cap", "budget": "--cap", "cap": "--cap"}
+"""Parameters of estimators that the command line calls by other names; --precision is the arithmetic there."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,13 @@ def check_estimator(options: EstimatorOptions, n0: int, n: int, alpha: float) ->
         parse_radii(options.radii)
     cap_of(options)
     # The rest is checked by the estimator itself, on a threshold that any law has.
-    _make(options, (Threshold(0.0, 0.5),), n0, n, alpha, None)
+    estimator = _make(options, (Threshold(0.0, 0.5),), n0, n, alpha, None)
+    if options.name == "planned" and estimator.best_q_upper >= 0.5:
+        needed = minimum_votes(math.nextafter(0.5, 0.0), alpha)
+        raise UsageError(
+            f"--cap must be at least {needed}, and 10,000 or more is usual: fewer votes can certify nothing at "
+            f"alpha={alpha}, even if all agree, got --cap {cap_of(options)}"
+        )
 
 
 def build_estimator(
@@ -125,17 +136,40 @@ def build_estimator(
     if options.radii is not None:
         radii = parse_radii(options.radii)
     else:
-        cap = cap_of(options) or DEFAULT_CAP
-        # In free mode a radius is tested at alpha (1 - q0), which is at least alpha / 2.
-        reach = radius_of(
-            law, norm, convert_from, failure_upper_bound(0, cap, alpha / 2 if options.free else alpha), slack
+        radii = usual_radii(
+            law,
+            norm,
+            cap_of(options) or DEFAULT_CAP,
+            alpha,
+            free=bool(options.free),
+            convert_from=convert_from,
+            slack=slack,
         )
-        if reach <= 0.0:
-            raise UsageError(
-                f"cap={cap} votes at alpha={alpha} can certify nothing, even if all agree; 10,000 or more is usual"
-            )
-        radii = default_grid(_within(law, norm, reach))
     return _make(options, thresholds(law, norm, radii, slack=slack, convert_from=convert_from), n0, n, alpha, cache)
+
+
+def usual_radii(
+    law: SmoothingDistribution,
+    norm: Norm,
+    cap: int,
+    alpha: float,
+    *,
+    free: bool = False,
+    convert_from: Norm | None = None,
+    slack: float = 0.0,
+) -> tuple[float, ...]:
+    """Return the grid of radii where none is given: steps up to what `cap` votes that all agree can reach.
+
+    Raises:
+        UsageError: If no radius is within reach.
+    """
+    # In free mode a radius is tested at alpha (1 - q0), which is at least alpha / 2.
+    reach = radius_of(law, norm, convert_from, failure_upper_bound(0, cap, alpha / 2 if free else alpha), slack)
+    if reach <= 0.0:
+        raise UsageError(
+            f"cap={cap} votes at alpha={alpha} can certify nothing, even if all agree; 10,000 or more is usual"
+        )
+    return default_grid(_within(law, norm, reach))
 
 
 def cap_of(options: EstimatorOptions) -> int | None:
@@ -180,4 +214,16 @@ def _make(
         asked["thresholds"] = grid
     if options.name == "sequential":
         asked["cache"] = cache
-    return ESTIMATORS[options.name](**asked)
+    try:
+        return ESTIMATORS[options.name](**asked)
+    except InvalidArgumentError as error:
+        raise InvalidArgumentError(_in_options(str(error))) from None
+
+
+def _in_options(message: str) -> str:
+    """Return an estimator's message about a parameter with the option that it was read from: the rule, then the value."""
+    rule = re.match(r"(\w+) must be ", message)
+    if rule is None or rule[1] not in _RENAMED:
+        return message
+    name, flag = rule[1], _RENAMED[rule[1]]
+    return f"{flag}{message.removeprefix(name)}".replace(f"got {name}=", f"got {flag} ")

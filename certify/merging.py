@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 from certify.errors import CertifyError, RunMismatchError
 from certify.files import make_folder, write_atomically
 from certify.journal import Entry, Journal
-from certify.rundir import BOUNDARY_FOLDER, KIND, Row, claim_folder, compare_identities, export, read_config
+from certify.rundir import BOUNDARY_FOLDER, KIND, RUN_FILE, Row, claim_folder, compare_identities, export, read_config
 
 _KNOWN, _CLEAN = -1, -4
 _BESIDE = (-2, -3, _CLEAN)
@@ -68,7 +68,8 @@ def merge_shards(folder: Path, *, allow_partial: bool = False) -> Merged:
     counts = {n for _, n in found}
     if len(counts) != 1:
         raise RunMismatchError(
-            f"{folder / 'shards'} holds shards of different splits: {', '.join(sorted(p.name for p in found.values()))}"
+            f"{folder / 'shards'} holds shards of different splits: {', '.join(sorted(p.name for p in found.values()))}; "
+            "keep the folders of one split there and move the others away"
         )
     (count,) = counts
     configs = {position: read_config(path) for (position, _), path in found.items()}
@@ -79,7 +80,10 @@ def merge_shards(folder: Path, *, allow_partial: bool = False) -> Merged:
             differences.append("the selections of inputs (--stride, --max, --indices) differ")
         if differences:
             shown = "\n".join(f"  {line}" for line in differences)
-            raise RunMismatchError(f"shard {position} belongs to another run than shard {min(configs)}:\n{shown}")
+            cure = ""
+            if _may_grow(first["identity"], config["identity"]):
+                cure = "\nIf one of them was extended, repeat its command with --shard i/n for every other shard"
+            raise RunMismatchError(f"shard {position} belongs to another run than shard {min(configs)}:\n{shown}{cure}")
     kinds = {str(config["kind"]) for config in configs.values()}
     if len(kinds) != 1:
         raise RunMismatchError(f"{folder / 'shards'} holds shards of different kinds: {', '.join(sorted(kinds))}")
@@ -104,6 +108,7 @@ def merge_shards(folder: Path, *, allow_partial: bool = False) -> Merged:
                 "of each are certified for the service that it was then"
             )
     config = {**first, "settings": settings}
+    _check_whole(folder, config, count)
     with Journal(folder, kind=kind, write=True) as journal:
         claim_folder(folder, config)
         there = {entry.index: entry for entry in journal.entries()}
@@ -114,6 +119,43 @@ def merge_shards(folder: Path, *, allow_partial: bool = False) -> Merged:
                 raise RunMismatchError(f"{folder} already holds input {index}, with other {_what(kind)} than its shard")
         rows = joiner.finish(folder, config, journal, found.values())
     return Merged(rows, tuple(found.values()), missing, kind)
+
+
+def _check_whole(folder: Path, config: dict[str, Any], count: int) -> None:
+    """Raise unless the folder holds no run yet or that of the shards, with what to do about it.
+
+    Raises:
+        RunMismatchError: If it holds another one, or the same one extended without the shards, or not extended with them.
+    """
+    if not (folder / RUN_FILE).exists():
+        return
+    there = read_config(folder)
+    differences = compare_identities(there["identity"], config["identity"])
+    if not differences:
+        return
+    shown = "\n".join(f"  {line}" for line in differences)
+    apart = f"move everything but shards/ out of {folder} and merge again: the result is then that of the shards alone"
+    before, after = there["identity"].get("estimator"), config["identity"].get("estimator")
+    if after in there["settings"].get("extended_from", ()):
+        text = (
+            f"{folder} has been extended since its shards were made: repeat that command with --shard i/{count} for every "
+            f"shard, and merge then; or {apart}"
+        )
+    elif before in config["settings"].get("extended_from", ()):
+        text = (
+            f"the shards have been extended since they were merged into {folder}: {apart}; or repeat the command that "
+            "extended them without --shard, which extends the whole itself"
+        )
+    else:
+        text = f"{folder} holds another run than its shards do: {apart}"
+    raise RunMismatchError(f"{text}. Differences between {folder} (the folder) and its shards (this run):\n{shown}")
+
+
+def _may_grow(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Return whether two identities differ in their estimators alone, as those of a run before and after an extension do."""
+    return not compare_identities({**one, "estimator": None}, {**other, "estimator": None}) and bool(
+        compare_identities(one, other)
+    )
 
 
 class _SmoothingJoiner:

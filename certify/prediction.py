@@ -15,9 +15,11 @@ from certify.datasets.selection import select_indices
 from certify.errors import DatasetError, UsageError
 from certify.models import load_model
 from certify.models.base import LoadedModel
+from certify.noise_choice import narrow_noise
 from certify.setup import RunOptions, pick_device, settle_law
 from smoothing.distributions.table import try_law
 from smoothing.forward import ForwardSettings
+from smoothing.noise import NOISE_VERSION
 from smoothing.smoothed import SmoothedClassifier
 
 
@@ -75,6 +77,9 @@ def predict_inputs(options: RunOptions, files: Sequence[Path]) -> tuple[list[Pre
     if classes is None:
         raise UsageError("the model does not say how many classes it has: give --num-classes")
     law, warnings = settle_law(options, model, tuple(x.shape[1:]))
+    narrow = narrow_noise(law, {"version": NOISE_VERSION})  # what `SmoothedClassifier` draws
+    if narrow is not None:
+        warnings = [narrow, *warnings]
     device = pick_device(options.device)
     settings = ForwardSettings(options.batch_size if options.batch_size is not None else 256, options.precision)
     smoothed = SmoothedClassifier(

@@ -8,13 +8,13 @@ import torch
 
 from certify.cache import boundary_cache, use_cache
 from certify.datasets import Dataset, load_dataset
-from certify.datasets.selection import parse_shard, select_indices
+from certify.datasets.selection import parse_shard, select_indices, take_shard
 from certify.errors import UsageError
 from certify.estimators import EstimatorOptions, build_estimator, check_estimator
 from certify.laws import law_text
 from certify.models import load_model
 from certify.models.base import LoadedModel
-from certify.noise_choice import check_version, settle_noise
+from certify.noise_choice import check_version, narrow_noise, settle_noise
 from certify.run_plan import RunPlan
 from smoothing.distributions.base import SmoothingDistribution
 from smoothing.distributions.table import LAWS, make_law, try_law
@@ -176,11 +176,7 @@ def prepare(options: RunOptions, environ: dict[str, str]) -> Prepared:
     selected = select_indices(
         len(data), stride=options.stride, skip=options.skip, maximum=options.maximum, indices=options.indices
     )
-    indices = selected if shard is None else selected[shard[0] :: shard[1]]
-    if not indices:
-        raise UsageError(
-            f"the selection leaves no input of the {len(data)} in {data.name}: check --stride, --max, --shard"
-        )
+    indices = take_shard(selected, shard)
     out = options.out if shard is None else options.out / "shards" / f"{shard[0]}-of-{shard[1]}"
     settings: dict[str, Any] = {
         "model": options.model,
@@ -205,6 +201,9 @@ def prepare(options: RunOptions, environ: dict[str, str]) -> Prepared:
         else {"name": model.noise.name, "parameters": model.noise.parameters},
     }
     noise, noise_note = settle_noise(options.noise_version, law, data.grid, model.digest, out)
+    narrow = narrow_noise(law, noise)
+    if narrow is not None:
+        warnings = [narrow, *warnings]
     slack = rebuild_noise(noise, law, options.seed, device).probability_slack
     estimator = build_estimator(
         options.estimator,
@@ -298,10 +297,6 @@ def settle_law(
         given = dict(trained.parameters)
     law = make_law(name, shape, **given)
     warnings = []
-    if law.sigma is not None and law.sigma < 1e-4:
-        warnings.append(
-            f"sigma {law.sigma:g} is so small that x + noise is mostly rounding in float32: do not rely on such certificates"
-        )
     if trained is None:
         warnings.append(_UNTRAINED)
     else:

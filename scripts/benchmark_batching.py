@@ -23,6 +23,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from command_line import whole
+
 
 @dataclass(frozen=True)
 class Network:
@@ -104,12 +106,12 @@ def workloads(
 def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--inputs", type=int, default=60)
+    parser.add_argument("--repeats", type=whole(1), default=5)
+    parser.add_argument("--inputs", type=whole(1), default=60)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--noise-version", default="torch-block-v1")
     parser.add_argument("--networks", nargs="+", choices=sorted(NETWORKS), default=list(NETWORKS))
-    parser.add_argument("--cap", type=int, help="most votes of an input; default: 5,000 (lenet), 1,000 (resnet20)")
+    parser.add_argument("--cap", type=whole(1), help="most votes of an input; default: 5,000 (lenet), 1,000 (resnet20)")
     parser.add_argument("--json")
     arguments = parser.parse_args()
 

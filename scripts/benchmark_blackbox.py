@@ -26,7 +26,8 @@ from pathlib import Path
 
 import httpx
 import torch
-from services import export_onnx, running, small_classifier
+from command_line import in_one_line, whole
+from services import PACKAGES, export_onnx, running, small_classifier
 
 from certify.blackbox import Adapter, CallSettings, LabelMap, RefusedError, ServiceVotes
 from certify.blackbox.connections import Connection
@@ -183,16 +184,27 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--environments", type=Path, required=True, help="folder for the servers' environments")
     parser.add_argument("--servers", default="mlserver,litserve", help="which servers, comma separated")
-    parser.add_argument("--calls", type=int, default=512, help="calls a measurement")
-    parser.add_argument("--concurrency", type=int, default=8)
-    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--calls", type=whole(1), default=512, help="calls a measurement")
+    parser.add_argument("--concurrency", type=whole(1), default=8)
+    parser.add_argument("--repeats", type=whole(1), default=9)
     parser.add_argument("--images-per-call", default="16", help="where a server takes several; comma separated")
     parser.add_argument("--data", default="digits", help="data set of the images")
     parser.add_argument("--data-root", type=Path, help="its folder, where it has one")
     parser.add_argument("--architecture", default="cnn", help="network that is trained on it and served")
     parser.add_argument("--model", type=Path, help="checkpoint folder of a network to serve instead")
     options = parser.parse_args()
+    if unknown := [name for name in options.servers.split(",") if name not in PACKAGES]:
+        parser.error(f"--servers are of {', '.join(sorted(PACKAGES))}, got {', '.join(unknown)}")
+    counts = options.images_per_call.split(",")
+    if not all(count.isascii() and count.isdigit() and int(count) for count in counts):
+        parser.error(
+            f"--images-per-call must be integers of at least 1, comma separated, got {options.images_per_call!r}"
+        )
+    return in_one_line(lambda: measure(options))
 
+
+def measure(options: argparse.Namespace) -> None:
+    """Measure every server and print the table."""
     torch.set_num_threads(1)
     data = load_dataset(options.data, root=options.data_root)
     shape = data.require_shape()
@@ -221,7 +233,6 @@ def main() -> int:
                 for one in several or [adapter]:
                     compare(name, one, noise, x, data.num_classes, options)
     print(f"load average at the end {os.getloadavg()[0]:.1f}")
-    return 0
 
 
 if __name__ == "__main__":

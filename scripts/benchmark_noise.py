@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from command_line import whole
+
 LAWS = [
     ("gaussian", (3, 32, 32), 0.25),
     ("gaussian", (3, 32, 32), 1.0),
@@ -145,8 +147,8 @@ def measure_row(row: str, device: str, repeats: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--threads", type=int, default=1, help="threads of torch on the CPU")
+    parser.add_argument("--repeats", type=whole(1), default=9)
+    parser.add_argument("--threads", type=whole(1), default=1, help="threads of torch on the CPU")
     parser.add_argument("--json", help="also write the figures to this file")
     arguments = parser.parse_args()
     import numpy

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+from command_line import whole
 from scipy.integrate import quad
 from scipy.optimize import brentq
 from scipy.special import betainc, betaincc, gammainc, gammaincc, gammaln
@@ -258,7 +259,7 @@ def integral_row(
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one direct radius per law instead of three")
-    parser.add_argument("--largest", type=int, default=150_528, help="leave out laws of more dimensions (150528)")
+    parser.add_argument("--largest", type=whole(1), default=150_528, help="leave out laws of more dimensions (150528)")
     parser.add_argument("--extremes", action="store_true", help="tables of extreme parameters, without the direct way")
     arguments = parser.parse_args()
     if arguments.extremes:

@@ -31,12 +31,13 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from command_line import between, in_one_line, whole
 from jaxtyping import Float64
 from numpy import ndarray
 from scipy.special import betainccinv, ndtr, ndtri
@@ -45,7 +46,6 @@ from certify.errors import UsageError
 from certify.metrics import REFUTED, CertifiedSet
 from certify.report.sources import read_log
 from smoothing import Gaussian
-from smoothing.errors import SmoothingError
 from smoothing.estimators import (
     AnytimeEstimator,
     Estimator,
@@ -422,39 +422,10 @@ def print_lines(lines: Sequence[Line]) -> None:
         )
 
 
-def whole(least: int) -> Callable[[str], int]:
-    """Return a reader of integers of at least `least`, for argparse."""
-
-    def read(text: str) -> int:
-        value = int(text)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"an integer of at least {least} is expected, got {text}")
-        return value
-
-    read.__name__ = "integer"
-    return read
-
-
-def between(low: float, high: float) -> Callable[[str], float]:
-    """Return a reader of numbers in (low, high), for argparse."""
-
-    def read(text: str) -> float:
-        value = float(text)
-        if not low < value < high:
-            raise argparse.ArgumentTypeError(f"a number in ({low:g}, {high:g}) is expected, got {text}")
-        return value
-
-    read.__name__ = "number"
-    return read
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print what was asked for. A log that cannot be read, or another wrong use, ends in one line and exit code 2."""
-    try:
-        return measure(arguments)
-    except SmoothingError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    # A log that was named wrongly is wrong usage of this script: it needs nothing else of the world.
+    return in_one_line(lambda: measure(arguments), failure=2)
 
 
 def measure(arguments: Sequence[str] | None) -> int:
@@ -491,8 +462,9 @@ def measure(arguments: Sequence[str] | None) -> int:
     # All logs are read before the first is replayed: a wrong one among them is not found after hours.
     logs: list[tuple[Path, float, LogSettings]] = []
     for path in options.logs:
+        log = read_log(path, timed=False)  # a file that is not there comes before what its name should say
         sigma = sigma_of(path) if options.sigma is None else options.sigma
-        logs.append((path, sigma, log_settings(read_log(path, timed=False), sigma, options.log_n, options.log_alpha)))
+        logs.append((path, sigma, log_settings(log, sigma, options.log_n, options.log_alpha)))
     lines: list[Line] = []
     for path, sigma, made in logs:
         print(f"{path.name}: n = {made.n:,}, alpha = {made.alpha:g} ({made.origin})", file=sys.stderr, flush=True)

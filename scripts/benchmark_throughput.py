@@ -29,6 +29,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from command_line import whole
+
 ROWS = {
     "LeNet / MNIST": ("lenet", (1, 28, 28), "fp32", 256, 40_000),
     "ResNet-20 / CIFAR-10": ("resnet20", (3, 32, 32), "fp32", 64, 2_000),
@@ -217,7 +219,7 @@ def has_bf16(device: str) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=whole(1), default=7)
     parser.add_argument("--json", help="also write the figures to this file")
     parser.add_argument("--worker", choices=["engine", "published"], help=argparse.SUPPRESS)
     parser.add_argument("--row", choices=list(ROWS), help="measure this row only")

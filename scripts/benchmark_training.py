@@ -23,6 +23,7 @@ from dataclasses import fields
 from typing import Any
 
 import torch
+from command_line import whole
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "gaussian": {},
@@ -143,10 +144,10 @@ def shown(ratio: float, spread: list[float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", default="lenet")
-    parser.add_argument("--batch-size", type=int, default=64, help="images in a step")
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--batch-size", type=whole(1), default=64, help="images in a step")
+    parser.add_argument("--rounds", type=whole(1), default=15)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=whole(1), default=1)
     parser.add_argument("--objectives", nargs="+", choices=sorted(SETTINGS), default=list(SETTINGS))
     parser.add_argument("--only", choices=sorted(SETTINGS), help="one objective, as JSON")
     arguments = parser.parse_args()

@@ -12,6 +12,7 @@ same set of linear programs, each built anew as a cvxpy problem and solved by Hi
 
 import argparse
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 from barrier_networks import load_network, mnist_test
+from command_line import between, in_one_line, whole
 from torch import Tensor, nn
 
 from smoothing.errors import SmoothingError
@@ -256,16 +258,25 @@ def _one(
     return True
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("lp", "batch", "rungs", "all"))
     parser.add_argument("--models", type=Path, required=True, help="folder of the lp_barrier networks and images")
     parser.add_argument("--data-root", type=Path, default=Path("../shared/data"))
     parser.add_argument("--networks", nargs="+", default=list(RADII), choices=list(RADII), metavar="NAME")
-    parser.add_argument("--count", type=int, help="images of each (default: lp 3; rungs 3, of the larger networks 2)")
-    parser.add_argument("--seconds", type=float, default=15.0, help="rungs: CPU seconds of a rung for each image")
+    parser.add_argument(
+        "--count", type=whole(1), help="images of each (default: lp 3; rungs 3, of the larger networks 2)"
+    )
+    parser.add_argument(
+        "--seconds", type=between(0.0, 1e9), default=15.0, help="rungs: CPU seconds of a rung for each image"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
+    return in_one_line(lambda: measure(arguments))
+
+
+def measure(arguments: argparse.Namespace) -> None:
+    """Print the tables that were asked for."""
     torch.set_num_threads(1)
     began = time.process_time()
     if arguments.what in ("lp", "all"):
@@ -288,4 +299,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

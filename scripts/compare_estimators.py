@@ -17,12 +17,17 @@ again with the same arguments to resume; wall times then come from the journals,
 
 import argparse
 import json
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from command_line import in_one_line, picture, whole
 
 
 def run(name: str, indices: list[int], arguments: argparse.Namespace, out: Path, cap: int | None = None) -> list[Any]:
     """Certify some images with one estimator into one folder; return the rows of these images."""
+    from certify.errors import UsageError
     from certify.estimators import EstimatorOptions
     from certify.progress import watch
     from certify.runner import execute
@@ -44,7 +49,16 @@ def run(name: str, indices: list[int], arguments: argparse.Namespace, out: Path,
         out=out,
         command=("scripts/compare_estimators.py", name),
     )
-    plan = prepare(options, {}).plan
+    try:
+        plan = prepare(options, {}).plan
+    except UsageError as error:
+        if arguments.sigma is None and "--noise" in str(error):
+            # The noise is always Gaussian here: there is no --noise to give.
+            raise UsageError(
+                f"{arguments.model} does not say which noise it was trained with: give --sigma, the standard deviation of "
+                "the Gaussian noise"
+            ) from None
+        raise
     with watch(len(indices), plan.votes_per_input, decides=plan.grid is not None) as observer:
         rows = execute(
             plan,
@@ -149,27 +163,33 @@ def draw(results: dict[str, Any], fixed: list[Any], alone: list[Any], path: Path
     figure.savefig(path, dpi=130)
 
 
-def main() -> None:
-    """Run, compare, print."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Read the arguments and compare. What cannot be done ends in one line: exit code 2 for wrong usage, else 1."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("--data", default="mnist")
     parser.add_argument("--data-root")
     parser.add_argument("--sigma", type=float, help="default: the noise that the model was trained with")
-    parser.add_argument("--n", type=int, default=100_000)
-    parser.add_argument("--inputs", type=int, default=100)
-    parser.add_argument("--larger-cap", type=int, default=0)
-    parser.add_argument("--more", type=int, default=1_000)
-    parser.add_argument("--parts", type=int, default=4)
+    parser.add_argument(
+        "--n", type=whole(1), default=100_000, help="votes per image, and the cap of sequential (100000)"
+    )
+    parser.add_argument("--inputs", type=whole(1), default=100, help="images that both certify (100)")
+    parser.add_argument("--larger-cap", type=whole(0), default=0, help="0: left out (0)")
+    parser.add_argument("--more", type=whole(0), default=1_000, help="images for sequential alone; 0: left out (1000)")
+    parser.add_argument("--parts", type=whole(1), default=4, help="how often the two take turns (4)")
     parser.add_argument("--noise-version", default="auto")
     parser.add_argument("--device")
     parser.add_argument(
         "--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="of the certified classifier"
     )
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--figure", type=Path, default=Path(__file__).parent / "figures" / "sequential.png")
-    arguments = parser.parse_args()
+    parser.add_argument("--figure", type=picture, default=Path(__file__).parent / "figures" / "sequential.png")
+    options = parser.parse_args(arguments)
+    return in_one_line(lambda: measure(options))
 
+
+def measure(arguments: argparse.Namespace) -> None:
+    """Run, compare, print."""
     from certify.allocator import tune_allocator
     from certify.datasets import load_dataset
 
@@ -178,9 +198,10 @@ def main() -> None:
     total = len(load_dataset(arguments.data, root=root, split="test"))
     chosen = spread(total, arguments.inputs)
     rows: dict[str, list[Any]] = {"fixed": [], "sequential": []}
-    for part in range(arguments.parts):
+    parts = min(arguments.parts, len(chosen))  # a part without images is none
+    for part in range(parts):
         for name in rows:
-            rows[name] += run(name, chosen[part :: arguments.parts], arguments, arguments.out / name)
+            rows[name] += run(name, chosen[part::parts], arguments, arguments.out / name)
     larger = arguments.larger_cap
     capped = run("sequential", chosen, arguments, arguments.out / f"cap-{larger}", larger) if larger else []
     more = spread(total, arguments.more)
@@ -223,4 +244,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

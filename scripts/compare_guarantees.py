@@ -19,8 +19,11 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from command_line import between, in_one_line, whole
 
 NORMS = {"l2": 4.0, "linf": 0.4}
 """Norm -> the largest radius that is looked at."""
@@ -143,7 +146,7 @@ def draw(rows: list[dict[str, Any]], path: Path, sigmas: list[float]) -> None:
     figure.savefig(path, dpi=140)
 
 
-def parse() -> argparse.Namespace:
+def parse(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--network",
@@ -155,24 +158,29 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--architecture", default="mlp", help="of plain weights (default: mlp)")
     parser.add_argument("--data", default="mnist")
     parser.add_argument("--data-root", type=Path)
-    parser.add_argument("--sigma", type=float, nargs="+", default=[0.25, 0.5])
-    parser.add_argument("--n", type=int, default=100_000)
-    parser.add_argument("--stride", type=int, default=100)
-    parser.add_argument("--max", type=int)
+    parser.add_argument("--sigma", type=between(0.0, 1e150), nargs="+", default=[0.25, 0.5])
+    parser.add_argument("--n", type=whole(1), default=100_000)
+    parser.add_argument("--stride", type=whole(1), default=100)
+    parser.add_argument("--max", type=whole(1))
     parser.add_argument("--method", default="crown,pgd,alpha", help="rungs of certify verify")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=Path("runs/guarantees"))
     parser.add_argument("--figure", type=Path, help="default: OUT/guarantees.png")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(given)
     if wrong := [text for text in arguments.network if "=" not in text]:
         parser.error(f"--network must be NAME=MODEL, got {', '.join(wrong)}")
     return arguments
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> int:
+    arguments = parse(given)
+    return in_one_line(lambda: compare(arguments))
+
+
+def compare(arguments: argparse.Namespace) -> None:
+    """Certify every network by both means; write and print the table."""
     from certify.files import write_atomically
 
-    arguments = parse()
     arguments.out.mkdir(parents=True, exist_ok=True)
     rows = []
     for text in arguments.network:
@@ -187,4 +195,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from command_line import between, in_one_line, whole
+
 if TYPE_CHECKING:
     from certify.metrics import CertifiedSet
 
@@ -292,16 +294,15 @@ def compare(comparison: Comparison, figure: Path | None = None, radii: Sequence[
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the comparison; see the module's text."""
-    from certify.errors import CertifyError
-    from smoothing.errors import SmoothingError
-
     usual = Comparison(Path("runs/compare-l1"))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default=usual.data, help=f"data set (default: {usual.data})")
     parser.add_argument("--data-root", type=Path, help="folder of the data sets")
     parser.add_argument("--out", type=Path, default=usual.out, help=f"where to work (default: {usual.out})")
     parser.add_argument("--figure", type=Path, help="write the picture there too")
-    parser.add_argument("--sigmas", type=float, nargs="+", default=usual.sigmas, help="standard deviations")
+    parser.add_argument(
+        "--sigmas", type=between(0.0, 1e150), nargs="+", default=usual.sigmas, help="standard deviations"
+    )
     parser.add_argument("--radii", type=float, nargs="+", help="columns of the table (default: evenly spaced ones)")
     parser.add_argument(
         "--arch",
@@ -309,11 +310,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=usual.architecture,
         help=f"of the networks (default: {usual.architecture})",
     )
-    parser.add_argument("--epochs", type=int, default=usual.epochs, help=f"of training (default: {usual.epochs})")
-    parser.add_argument("--images", type=int, default=usual.images, help=f"to certify (default: {usual.images})")
-    parser.add_argument("--n", type=int, default=usual.n, help=f"votes per image (default: {usual.n})")
-    parser.add_argument("--alpha", type=float, default=usual.alpha, help=f"per image (default: {usual.alpha})")
-    parser.add_argument("--seed", type=int, default=usual.seed)
+    parser.add_argument("--epochs", type=whole(1), default=usual.epochs, help=f"of training (default: {usual.epochs})")
+    parser.add_argument("--images", type=whole(1), default=usual.images, help=f"to certify (default: {usual.images})")
+    parser.add_argument("--n", type=whole(1), default=usual.n, help=f"votes per image (default: {usual.n})")
+    parser.add_argument(
+        "--alpha", type=between(0.0, 1.0), default=usual.alpha, help=f"per image (default: {usual.alpha})"
+    )
+    parser.add_argument("--seed", type=whole(0), default=usual.seed)
     parser.add_argument("--device", help="cpu or cuda")
     parser.add_argument(
         "--precision", choices=("fp32", "bf16"), default=usual.precision, help=f"(default: {usual.precision})"
@@ -321,12 +324,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = vars(parser.parse_args(arguments))
     figure, radii = given.pop("figure"), given.pop("radii")
     given["sigmas"] = tuple(given["sigmas"])
-    try:
-        print(compare(Comparison(**given), figure, radii))
-    except (CertifyError, SmoothingError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return in_one_line(lambda: print(compare(Comparison(**given), figure, radii)))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from services import export_onnx, running, small_classifier
+from command_line import between, in_one_line, whole
+from services import PACKAGES, export_onnx, running, small_classifier
 
 from certify.blackbox import Adapter, CallSettings, LabelMap, MemoryStore, ServiceVotes
 from certify.blackbox.images import dequantize, quantize
@@ -101,11 +102,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", type=Path, help="checkpoint folder; default: a small network trained on digits")
     parser.add_argument("--data", default="digits")
     parser.add_argument("--data-root", type=Path)
-    parser.add_argument("--sigma", type=float, default=0.25)
-    parser.add_argument("--inputs", type=int, default=20)
-    parser.add_argument("--n", type=int, default=100, help="votes per input")
+    parser.add_argument("--sigma", type=between(0.0, 1e150), default=0.25)
+    parser.add_argument("--inputs", type=whole(1), default=20)
+    parser.add_argument("--n", type=whole(1), default=100, help="votes per input")
     options = parser.parse_args(arguments)
+    if unknown := [name for name in filter(None, options.servers.split(",")) if name not in PACKAGES]:
+        parser.error(f"--servers are of {', '.join(sorted(PACKAGES))}, got {', '.join(unknown)}")
+    return in_one_line(lambda: measure(options))
 
+
+def measure(options: argparse.Namespace) -> int:
+    """Ask all servers, print how many votes agree, and return 1 if any differs."""
     torch.set_num_threads(1)
     data = load_dataset(options.data, root=options.data_root)
     shape = data.require_shape()

@@ -8,7 +8,11 @@ the cube or the ball of per-coordinate standard deviation 1. Cubes attain it at 
 
 import argparse
 import math
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+
+from command_line import in_one_line, picture, whole
 
 
 def slopes(dimension: int) -> list[tuple[str, str, float]]:
@@ -27,11 +31,16 @@ def slopes(dimension: int) -> list[tuple[str, str, float]]:
     ]
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "figures" / "wulff.png")
-    parser.add_argument("--dimension", type=int, default=3072)
-    arguments = parser.parse_args()
+    parser.add_argument("--out", type=picture, default=Path(__file__).parent / "figures" / "wulff.png")
+    parser.add_argument("--dimension", type=whole(1), default=3072)
+    arguments = parser.parse_args(given)
+    return in_one_line(lambda: draw(arguments))
+
+
+def draw(arguments: argparse.Namespace) -> None:
+    """Draw the picture and print the table."""
     from certify.files import make_folder, write_atomically
     from certify.report.plots import render
     from certify.wulff_plot import draw_crystals
@@ -46,4 +55,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

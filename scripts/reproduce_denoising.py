@@ -27,11 +27,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from command_line import between, in_one_line, whole
 
 from certify.allocator import tune_allocator
 from certify.denoising.checkpoint import FILE
 from certify.denoising.job import DenoiseOptions, prepare_denoising, train_denoiser
-from certify.errors import CertifyError
 from certify.files import make_folder, write_atomically
 from certify.metrics import CertifiedSet, average_certified_radius, certified_counts
 from certify.models.architectures import build_architecture
@@ -44,7 +44,6 @@ from certify.training import TrainOptions, prepare_training, train_checkpoint
 from certify.training.data import load_training_data
 from smoothing import Gaussian
 from smoothing.distributions.base import SmoothingDistribution
-from smoothing.errors import SmoothingError
 from smoothing.training import Trainer, TrainingConfig
 from smoothing.training.objective import NOISY_ACCURACY, Batch, Model, Objective, share_correct
 
@@ -295,18 +294,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--denoiser", default=usual.denoiser)
     for name in ("epochs", "denoiser_epochs", "images", "n", "maximum", "seed"):
         value = getattr(usual, name)
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=value, help=f"(default: {value})")
-    parser.add_argument("--sigma", type=float, default=usual.sigma, help=f"(default: {usual.sigma})")
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=whole(0 if name == "seed" else 1),
+            default=value,
+            help=f"(default: {value})",
+        )
+    parser.add_argument("--sigma", type=between(0.0, 1e150), default=usual.sigma, help=f"(default: {usual.sigma})")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default=usual.precision, help="(default: fp32)")
     given = vars(parser.parse_args(arguments))
     figure = given.pop("figure")
     tune_allocator()
-    try:
+
+    def work() -> None:
         reproduce(Settings(**given), figure)
-    except (CertifyError, SmoothingError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+
+    return in_one_line(work)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from barrier_networks import load_network, mnist_test
+from command_line import between, whole
 from torch import Tensor, nn
 
 from smoothing.attacks import cross_entropy, input_gradient, margin, pgd
@@ -493,15 +494,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", choices=("table1", "table2"))
     parser.add_argument("--weights", type=Path, nargs="+", required=True)
-    parser.add_argument("--eps", type=float, nargs="+", help="table 1: radii")
+    parser.add_argument("--eps", type=between(0.0, 1e150), nargs="+", help="table 1: radii")
     parser.add_argument("--data-root", type=Path, default=Path("../shared/data"), help="table 1: folder with MNIST/raw")
     parser.add_argument("--images", type=Path, help="table 2: .npy of images")
     parser.add_argument("--out", type=Path, required=True, help="folder of the journals")
-    parser.add_argument("--jobs", type=int, default=1, help="processes over images")
+    parser.add_argument("--jobs", type=whole(1), default=1, help="processes over images")
     parser.add_argument(
-        "--milp", type=int, default=0, metavar="N", help="table 1: also MILP on N images that stay open"
+        "--milp", type=whole(0), default=0, metavar="N", help="table 1: also MILP on N images that stay open"
     )
-    parser.add_argument("--milp-seconds", type=float, default=60.0, help="time limit per image of --milp")
+    parser.add_argument("--milp-seconds", type=between(0.0, 1e9), default=60.0, help="time limit per image of --milp")
     arguments = parser.parse_args()
     if arguments.table == "table1" and not arguments.eps:
         parser.error("table1 needs --eps")

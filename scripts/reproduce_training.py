@@ -15,12 +15,14 @@ import math
 import platform
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from command_line import in_one_line, whole
 from published_training import ACCURACY, ACR, STEP
 
 METHODS = (
@@ -281,17 +283,21 @@ def write(rows: list[Row], arguments: argparse.Namespace) -> str:
     return text
 
 
-def parse() -> argparse.Namespace:
+def parse(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", choices=("mnist", "fashion_mnist", "cifar10"), default="mnist")
     parser.add_argument("--sigma", type=float, choices=(0.25, 0.5, 1.0), default=0.5)
     parser.add_argument("--methods", help=f"default: all with a recipe of {', '.join(METHODS)}")
     parser.add_argument("--fast", action="store_true", help="our fast recipes instead of the published ones")
-    parser.add_argument("--n", type=int, default=10_000, help="votes per image")
-    parser.add_argument("--stride", type=int, default=20, help="certify every k-th test image, in the official order")
-    parser.add_argument("--max", type=int, help="certify at most this many (for trying out; no published values then)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--epochs", type=int, help="override (for trying out)")
+    parser.add_argument("--n", type=whole(1), default=10_000, help="votes per image")
+    parser.add_argument(
+        "--stride", type=whole(1), default=20, help="certify every k-th test image, in the official order"
+    )
+    parser.add_argument(
+        "--max", type=whole(1), help="certify at most this many (for trying out; no published values then)"
+    )
+    parser.add_argument("--seed", type=whole(0), default=0)
+    parser.add_argument("--epochs", type=whole(1), help="override (for trying out)")
     parser.add_argument("--arch", help="override, for instance resnet20")
     parser.add_argument("--precision", choices=("fp32", "bf16"), help="override, training only")
     parser.add_argument(
@@ -304,24 +310,30 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device")
     parser.add_argument("--data-root", type=Path)
     parser.add_argument("--out", type=Path, help="default: runs/training-TABLE-SIGMA[-fast]")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(given)
     if arguments.out is None:
         suffix = "-fast" if arguments.fast else ""
         arguments.out = Path("runs") / f"training-{arguments.table}-{arguments.sigma:g}{suffix}"
     return arguments
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> int:
+    arguments = parse(given)
+    return in_one_line(lambda: reproduce(arguments))
+
+
+def reproduce(arguments: argparse.Namespace) -> None:
+    """Train and certify every method; write and print the table."""
     from certify.allocator import tune_allocator
+    from certify.errors import UsageError
     from certify.training.recipe import recipes
 
     tune_allocator()
-    arguments = parse()
     known = {m: recipe_name(arguments.table, m, arguments.sigma, arguments.fast) for m in METHODS}
     known = {method: name for method, name in known.items() if name in recipes()}
     wanted = list(known) if arguments.methods is None else arguments.methods.split(",")
     if unknown := [method for method in wanted if method not in known]:
-        sys.exit(f"no recipe for {', '.join(unknown)} in this table; there are {', '.join(known)}")
+        raise UsageError(f"no recipe for {', '.join(unknown)} in this table; there are {', '.join(known)}")
     arguments.out.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
     for method in wanted:
@@ -336,4 +348,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

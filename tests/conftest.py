@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 # Test processes run beside each other, one per core: more threads in each would only get in each other's way.
@@ -9,6 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Tables computed by tests are not left in anybody's cache, and none is read from there.
 os.environ["CERTIFY_CACHE"] = tempfile.mkdtemp(prefix="wulff-tests-")
 
+import jaxtyping
 import pytest
 import torch
 
@@ -28,6 +30,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("counts")
         for line in lines:
             terminalreporter.line(line)
+
+
+@pytest.fixture
+def untyped() -> Iterator[None]:
+    """Off with the checks of types, behind which users never see a message of ours."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

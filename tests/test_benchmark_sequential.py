@@ -34,6 +34,7 @@ def script() -> ModuleType:
     # Dataclasses look their module up by its name.
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "benchmark_sequential", module)
+        patch.syspath_prepend(str(path.parent))  # as when it is run: scripts share modules beside them
         spec.loader.exec_module(module)
     return module
 
@@ -199,6 +200,15 @@ def test_sigma_is_read_off_the_name_or_given(script: ModuleType, log: Path, caps
     path.write_text(log.read_text())
     assert script.main([str(path)]) == 2
     assert "or give --sigma; got mine.tsv" in capsys.readouterr().err
+
+
+def test_a_log_that_is_not_there_is_named_before_its_name_is_read(
+    script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert script.main([str(tmp_path / "nosuch.tsv")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: cannot read ")
+    assert "sigma" not in said
 
 
 @pytest.mark.parametrize(

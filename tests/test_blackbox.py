@@ -1,5 +1,6 @@
 """Prediction services: every adapter counts the same votes, failures count against the top class, nothing is paid twice."""
 
+import asyncio
 import dataclasses
 import json
 import random
@@ -8,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -27,6 +29,7 @@ from certify.blackbox import (
     ServiceVotes,
     build_adapter,
 )
+from certify.blackbox.answers import RefusedError
 from certify.blackbox.hf_endpoint import HuggingFaceEndpoint
 from certify.blackbox.http_json import HttpJson
 from certify.blackbox.images import dequantize, encode_png, quantize
@@ -121,6 +124,116 @@ def test_a_torch_classifier_in_process() -> None:
         return torch.nn.functional.one_hot(torch.tensor(brightness_class(quantize(x))), 3).float()
 
     assert count(LocalCallable(torch_function(scores), batch=9)) == direct()
+
+
+def answers(function: Callable[[Any], Any], images: int = 3, adapter: LocalCallable | None = None) -> list[str | None]:
+    asked = (adapter or LocalCallable(function)).ask(None, np.zeros((images, 8, 8, 1), np.uint8))  # type: ignore[arg-type]
+    return [answer.label for answer in asyncio.run(asked)]  # type: ignore[arg-type]
+
+
+class Column:
+    """A column of another library's table."""
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        return np.array([0.0, 1.0, 2.0])
+
+
+@pytest.mark.parametrize(
+    "returned",
+    [
+        [0, 1, 2],
+        (0, 1.0, np.float32(2)),
+        range(3),
+        np.array([0, 1, 2], np.uint8),
+        np.array([0.0, 1.0, 2.0], np.float16),
+        np.array([0, 1.0, "2"], object),
+        torch.tensor([0, 1, 2]),
+        torch.tensor([0.0, 1.0, 2.0], dtype=torch.bfloat16, requires_grad=True),
+        [torch.tensor(0), torch.tensor(1.0), np.array(2)],
+        np.array(["0", "1", " 2 "]),
+        Column(),
+    ],
+    ids=str,
+)
+def test_whatever_a_function_returns_its_labels_in(returned: Any) -> None:
+    assert answers(lambda images: returned) == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize("one", [None, float("nan"), 1.5, np.inf, " ", torch.tensor(0.5), torch.tensor(float("nan"))])
+def test_answers_without_a_label_count_against_the_top_class(one: Any) -> None:
+    assert answers(lambda images: [0, one, 2]) == ["0", None, "2"]
+    voted = count(LocalCallable(lambda images: [one] * len(images)), REQUESTS[:1])
+    assert voted == {REQUESTS[0]: [0, 0, 0, REQUESTS[0].stop]}
+
+
+@pytest.mark.parametrize(
+    ("returned", "got"),
+    [
+        (np.eye(3), r"an array of shape \(3, 3\); of scores"),
+        (torch.eye(3), r"a tensor of shape \(3, 3\); of scores"),
+        ([[0.1, 0.9]] * 3, "a label of type list"),
+        ([np.zeros(2)] * 3, "a label of type ndarray"),
+        ((label for label in (0, 1, 2)), "one value of type generator"),
+        ({0, 1, 2}, "one value of type set"),
+        ("012", "one value of type str"),
+        (b"012", "one value of type bytes"),
+        ([b"a"] * 3, "a label of type bytes"),
+        (np.array([True] * 3), "a label of type bool"),
+        (1, "one value of type int"),
+        (torch.tensor(1), r"a tensor of shape \(\)"),
+        (torch.zeros(3, device="meta"), "a meta tensor"),
+        (torch.zeros(3).to_sparse(), "a sparse tensor"),
+        (None, "one value of type NoneType"),
+        ([0, 1], "2 labels"),
+    ],
+    ids=str,
+)
+def test_a_function_that_returns_no_labels_is_wrong_usage(returned: Any, got: str) -> None:
+    """Taken for refusals, its answers would make every input abstain, at full cost."""
+    with pytest.raises(UsageError, match=rf"one label for each of the 3 images .* shape \(3,\), got {got}"):
+        answers(lambda images: returned)
+    adapter = LocalCallable(lambda images: np.eye(len(images)), batch=4)
+    with source(adapter) as votes, pytest.raises(UsageError, match=r"got an array of shape \(4, 4\)"):
+        list(votes.votes(REQUESTS))
+
+
+def test_a_torch_classifier_without_classes_is_wrong_usage() -> None:
+    for output in (torch.zeros(3, 1), torch.zeros(3), torch.zeros(3, 2, 2)):
+        with pytest.raises(UsageError, match=r"of the classifier inside: it"):
+            answers(torch_function(lambda x, output=output: output))
+
+
+def test_a_function_that_has_answered_before_is_refused_by_nothing_but_its_votes() -> None:
+    """Whether the run goes on must not depend on the noise from the first answer on: what comes later is a vote."""
+    adapter = LocalCallable(lambda images: [0] * len(images) if len(images) < 5 else np.eye(len(images)), batch=4)
+    assert answers(adapter.function, 3, adapter) == ["0"] * 3
+    with pytest.raises(RefusedError, match=r"one label an image, got an array of shape \(5, 5\)"):
+        answers(adapter.function, 5, adapter)
+
+
+@pytest.mark.parametrize(
+    ("value", "label"),
+    [
+        (3, "3"),
+        (3.0, "3"),
+        (-0.0, "0"),
+        (3.5, None),
+        (1e400, None),
+        ("3.0", "3.0"),
+        (" a ", "a"),
+        (None, None),
+        ([3], None),
+    ],
+)
+def test_class_numbers_that_json_writes_as_floats(value: Any, label: str | None) -> None:
+    assert HttpJson("http://x", raw=True, label="label").read({"label": value}).label == label
+    if isinstance(value, float) and label is not None:
+        assert HuggingFaceEndpoint("http://x").read([{"label": value, "score": 1}]).label == label
+    if isinstance(value, float):
+        for shape, kind in (([1], "FP64"), ([1], "INT64"), ([1, 1], "INT64")):
+            body = {"outputs": [{"name": "y", "shape": shape, "datatype": kind, "data": [value]}]}
+            [answer] = OpenInference("http://x", "m")._read(httpx.Response(200, text=json.dumps(body)), 1)
+            assert answer.label == label
 
 
 def test_every_adapter_is_in_the_table() -> None:

@@ -117,6 +117,30 @@ def test_quiet_says_nothing_on_the_way(folder: Path, capsys: pytest.CaptureFixtu
     ]
 
 
+@pytest.mark.parametrize(
+    ("more", "drawn", "said"),
+    [
+        ([], "philox-int-v1", "is so narrow that it rounds to 0 steps of 1/255 in at least 99 of 100 copies"),
+        (["--noise-version", "torch-block-v1"], "torch-block-v1", "x + noise is mostly rounding in float32"),
+        (["--sigma", "0.05"], "philox-int-v1", None),
+        (["--sigma", "0.05", "--noise-version", "torch-block-v1"], "torch-block-v1", None),
+    ],
+)
+def test_noise_that_is_too_narrow_is_remarked_as_it_is_drawn(
+    folder: Path, capsys: pytest.CaptureFixture[str], more: list[str], drawn: str, said: str | None
+) -> None:
+    """Whole steps are exact however narrow the law is: nothing is rounded in float32, but nothing is moved either."""
+    images = np.arange(48, dtype=np.uint8).reshape(3, 4, 4, 1)
+    np.savez(folder / "bytes.npz", images=images, labels=np.arange(3))
+    words = ["run", "cli_model:fast", "--data", "bytes.npz", "--noise", "gaussian", "--sigma", "1e-9", "--max", "1"]
+    assert main([*words, "--n", "100", "--device", "cpu", "--out", "run", *more]) == 0
+    error = " ".join(capsys.readouterr().err.split())
+    assert f"drawn {drawn}" in error
+    for text in ("rounds to 0 steps", "mostly rounding"):
+        assert (text in error) == (said is not None and text in said)
+    assert said is None or said in error
+
+
 def test_shards_and_merge(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*RUN, "--out", "whole"]) == 0
     for shard in ("0/2", "1/2"):

@@ -22,7 +22,9 @@ def script() -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["compare_l1"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(SCRIPT.parent))  # as when it is run: scripts share modules beside them
+        spec.loader.exec_module(module)
     return module
 
 
@@ -68,9 +70,9 @@ def test_the_script_trains_certifies_compares_and_resumes(
     assert (out / "l1.md").read_text() == table
 
     # Another recipe in the same folder would mix two comparisons.
-    assert script.main([*SETTINGS, "--epochs", "2", "--out", str(out)]) == 1
+    assert script.main([*SETTINGS, "--epochs", "2", "--out", str(out)]) == 2
     assert "epochs=1, now 2 is asked for: use another --out" in capsys.readouterr().err
-    assert script.main([*SETTINGS, "--epochs", "1", "--images", "100000", "--out", str(out)]) == 1
+    assert script.main([*SETTINGS, "--epochs", "1", "--images", "100000", "--out", str(out)]) == 2
     assert "images must be in 1.." in capsys.readouterr().err
 
 

@@ -393,6 +393,61 @@ def test_what_types_would_forbid_is_refused_where_they_are_not_checked() -> None
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+EVERY: tuple[SmoothingDistribution, ...] = (
+    *(family((3,), sigma=0.5) for family in (Gaussian, Laplace, Uniform, UniformBall)),
+    *(family((3,), sigma=0.5, k=2.0) for family in (Exp1, Exp2, ExpInf)),
+    Expp((3,), sigma=0.5, p=1.5),
+    Pareto((3,), sigma=0.5, a=3.0),
+    Pow2((3,), sigma=0.5, k=2.0, a=5.0),
+    PowInf((3,), sigma=0.5, a=6.0),
+)
+
+
+def test_every_law_is_asked_for_what_it_refuses() -> None:
+    assert {type(law) for law in EVERY} == set(table.LAWS.values())
+
+
+@pytest.mark.parametrize("law", EVERY, ids=lambda law: law.name)
+def test_noise_of_another_shape_or_kind_has_no_density(law: Any, untyped: None) -> None:
+    """It would be the density of another law, and look like that of this one."""
+    assert law.log_density(torch.zeros(2, 3)).shape == (2,)
+    assert law.log_density(torch.zeros(0, 3)).shape == (0,)
+    for noise in (torch.zeros(2, 4), torch.zeros(3), torch.zeros(2, 1), torch.zeros(2, 3, 1), torch.zeros(())):
+        with pytest.raises(InvalidArgumentError, match=r"noise must have shape \(batch, 3\), got \("):
+            law.log_density(noise)
+    for wrong, kind in (
+        (np.zeros((2, 3)), "ndarray"),
+        ([[0.0] * 3], "list"),
+        (torch.zeros(2, 3).long(), "torch.int64"),
+    ):
+        with pytest.raises(InvalidArgumentError, match=f"noise must be a floating-point torch.Tensor, got .*{kind}"):
+            law.log_density(wrong)
+
+
+@pytest.mark.parametrize("law", EVERY, ids=lambda law: law.name)
+def test_what_cannot_be_drawn_is_refused(law: Any, untyped: None) -> None:
+    generator = torch.Generator()
+    assert law.sample(np.int64(2), generator=generator).shape == (2, 3)
+    assert law.sample(0, generator=generator).shape == (0, 3)
+    for n in (-1, 2.0, True, "2", None):
+        with pytest.raises(InvalidArgumentError, match="n must be an integer of at least 0, got n="):
+            law.sample(n, generator=generator)
+    for dtype in (torch.int32, torch.bool, torch.complex64, "float32"):
+        with pytest.raises(InvalidArgumentError, match="dtype must be a floating-point dtype of torch, got dtype="):
+            law.sample(2, generator=generator, dtype=dtype)
+    with pytest.raises(InvalidArgumentError, match=r"generator must be a torch.Generator, got Generator"):
+        law.sample(2, generator=np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64, np.int8])
+def test_scales_are_numbers_of_any_width(kind: Any, untyped: None) -> None:
+    """Bounds that a narrow number cannot hold are not bounds of it."""
+    value = kind(1)
+    law: Any = Gaussian((3,), sigma=value)
+    assert law == Gaussian((3,), sigma=1.0)
+    assert type(law.sigma) is float
+
+
 @pytest.mark.parametrize("row", LAWS, ids=pair_id)
 @pytest.mark.parametrize("value", [1e308, 1.1e150, 9e-151, 5e-324])
 def test_scales_at_the_ends_of_float64_are_refused(row: Row, value: float) -> None:

@@ -7,6 +7,7 @@ from torch import nn
 
 from smoothing.errors import InvalidArgumentError, UnsupportedNormError
 from tests.small_networks import network
+from verify.alpha_crown import AlphaCrown
 from verify.attack import Attack
 from verify.ball import Ball
 from verify.certified_radius import attack_radius, certified_radius, nearest_attack
@@ -80,6 +81,48 @@ class TestEscalate:
         assert [d.status for d in refusing.decisions] == list(Crown().bound(problem).status)
         assert len(refusing.notes) == 2
         assert all("left out" in note and "MiB" in note for note in refusing.notes)
+
+    @pytest.mark.parametrize("error", [KeyError(3), RuntimeError("out of memory"), AssertionError()])
+    @pytest.mark.parametrize("rung", [LPAll, AlphaCrown])
+    def test_a_rung_that_fails_costs_no_verdict(self, monkeypatch, rung, error):
+        """Whatever a rung raises, what the others have found stays, and the note says what to report."""
+
+        def fails(self, problem, previous=None, *, pure=False):
+            raise error
+
+        problem = problem_of(eps=0.35)
+        expected = escalate(problem, (Crown(), MILP()))
+        monkeypatch.setattr(rung, "bound", fails)
+        found = escalate(problem, (Crown(), rung(), MILP()))
+        assert [d.status for d in found.decisions] == [d.status for d in expected.decisions]
+        assert {d.method for d in found.decisions} == {"crown", "milp"}
+        said = f"{type(error).__name__}: {error}".removesuffix(": ")
+        assert [note for note in found.notes if "failed" in note] == [
+            f"{rung.name} failed, earlier rungs stand: {said}"
+        ]
+
+    def test_a_failure_on_one_input_leaves_the_others(self, monkeypatch):
+        """Linear programs see one input at a time."""
+        bound, calls = LPAll.bound, []
+
+        def fails_once(self, problem, previous=None, *, pure=False):
+            calls.append(len(problem))
+            if len(calls) == 1:
+                raise KeyError(3)
+            return bound(self, problem, previous, pure=pure)
+
+        monkeypatch.setattr(LPAll, "bound", fails_once)
+        found = escalate(problem_of("joined", eps=0.2), (Crown(), LPAll()))
+        assert calls == [1, 1]
+        assert "lp-all" in {d.method for d in found.decisions}
+
+    def test_an_interruption_is_no_failure(self, monkeypatch):
+        def interrupted(self, problem, previous=None, *, pure=False):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(LPAll, "bound", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            escalate(problem_of(), (LPAll(),))
 
     def test_bad_arguments(self):
         with pytest.raises(InvalidArgumentError, match="rung"):

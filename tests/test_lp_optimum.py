@@ -120,3 +120,62 @@ def test_a_box_that_binds_gets_room(monkeypatch):
 
     monkeypatch.setattr(SlopeFinder, "_program", forgetful)
     assert_equal(LPAll().bound(problem).lower[0], expected.lower[0])
+
+
+def curved(seed, kinds, factor):
+    """Sigmoid and tanh, among ReLUs or alone, with weights so large that most neurons are saturated over the box."""
+    torch.manual_seed(seed)
+    layers, before = [], 3
+    for kind in kinds:
+        linear = nn.Linear(before, 5)
+        linear.weight.data *= factor
+        layers += [linear, kind()]
+        before = 5
+    return nn.Sequential(*layers, nn.Linear(before, 3)).double().eval()
+
+
+CURVED = [
+    (nn.Tanh, nn.Tanh),
+    (nn.Sigmoid, nn.Sigmoid),
+    (nn.Tanh, nn.Sigmoid, nn.Tanh),
+    (nn.ReLU, nn.Sigmoid, nn.ReLU),
+    (nn.Tanh, nn.LeakyReLU, nn.Sigmoid),
+]
+
+
+def names(kinds):
+    return "-".join(kind.__name__ for kind in kinds)
+
+
+@pytest.mark.parametrize("factor", [1, 5, 20, 100])
+@pytest.mark.parametrize("kinds", CURVED, ids=names)
+def test_curved_networks_of_any_weights_are_sound_and_no_worse_than_crown(kinds, factor):
+    """Slopes of an S-shaped neuron are not the program's to choose: where rows are solved again, they stay."""
+    generator = torch.Generator().manual_seed(7)
+    for seed in range(4):
+        net = curved(seed, kinds, factor)
+        x = torch.rand(1, 3, generator=generator, dtype=torch.float64)
+        problem = Problem.margins(net, x, Ball("linf", 0.1, clip=None))
+        crown = Crown().bound(problem)
+        noise = torch.rand(3000, 3, generator=generator, dtype=torch.float64) * 2 - 1
+        noise[:1500] = noise[:1500].sign()
+        lowest = problem.specification.values(net(x + 0.1 * noise).detach().numpy()).min(0)
+        for method in (LPLast(), LPAll(), LPAll(until_sign=True)):
+            found = method.bound(problem, crown)
+            assert (found.lower[0] <= lowest + 1e-9 * (1 + np.abs(lowest))).all()
+            assert (found.lower >= crown.lower).all()
+            for node, box in crown.boxes.items():
+                assert (found.boxes[node].lower >= box.lower).all()
+                assert (found.boxes[node].upper <= box.upper).all()
+            checked = check(problem.graph, problem.region, problem.specification, found.certificates)
+            assert checked.agrees(found.lower, 1e-7)
+
+
+@pytest.mark.parametrize("kinds", CURVED, ids=names)
+def test_no_program_of_a_curved_network_fails(kinds):
+    """Lines of saturated neurons lie next to each other: a solver that scales them apart calls the program infeasible."""
+    for factor in (1, 20, 100):
+        net = curved(0, kinds, factor)
+        x = torch.rand(1, 3, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+        problem = Problem.margins(net, x, Ball("linf", 0.1, clip=None))
+        assert LPAll().bound(problem, Crown().bound(problem)).notes == ()

@@ -445,6 +445,27 @@ def test_floating_point_data_get_floating_point_noise(folder: Path) -> None:
         prepare(options(folder, data=str(path), noise_version="philox-int-v1", out=folder / "other"), {})
 
 
+@pytest.mark.parametrize("sigma", [100.0, 13.95])
+def test_noise_that_is_too_wide_for_whole_steps_is_drawn_in_floating_point(folder: Path, sigma: float) -> None:
+    # 100: the noise alone leaves int16; 13.95: noise that fits alone, but not with 255 levels.
+    wide = {"parameters": (("sigma", sigma),), "estimator": EstimatorOptions(), "n": 20, "n0": 1}
+    prepared = prepare(options(folder, **wide), {})
+    assert prepared.plan.noise == {"version": "torch-block-v1"}
+    [note] = [note for note in prepared.notes if "floating point" in note]
+    assert "integer noise cannot hold" in note
+    rows = execute(prepared.plan)
+    assert {row.certificate.noise_version for row in rows} == {"torch-block-v1"}
+    assert all("whole steps" not in row.certificate.covers for row in rows)
+
+
+def test_integer_noise_that_cannot_be_names_the_noise_that_can(folder: Path) -> None:
+    with pytest.raises(UsageError, match=r"must stay within 32767 steps.*--noise-version torch-block-v1"):
+        prepare(options(folder, parameters=(("sigma", 100.0),), noise_version="philox-int-v1"), {})
+    parameters = (("sigma", 0.25), ("k", 2.0))
+    with pytest.raises(UsageError, match=r"but the law is exp_two .*--noise-version torch-block-v1"):
+        prepare(options(folder, noise="exp_two", parameters=parameters, noise_version="philox-int-v1"), {})
+
+
 # --- Bad options ------------------------------------------------------------------------------------------------------
 
 

@@ -285,7 +285,7 @@ version = "model.version"
         ("headers = {", 'headers = "Bearer s3cr3t" #', (), 2, "headers must be of type dict, got str"),
         ("/json", "/other?key=s3cr3t-value", (), 2, "the parameter key of the address looks like a secret"),
         ("TEST_KEY", "WRONG_KEY", (), 1, "refused the credentials (HTTP 401); check the environment variable"),
-        ("TEST_KEY", "ABSENT_KEY", (), 1, "the environment variable ABSENT_KEY is not set"),
+        ("TEST_KEY", "ABSENT_KEY", (), 2, "the environment variable ABSENT_KEY is not set"),
         ("/json", "/nothing", (), 1, "HTTP 404 from http://127.0.0.1"),
         ("", "", ("--class-names", "dog,owl,cow"), 1, "the service's label 'ant' is outside the 3 classes"),
         ("", "", ("--label-map", "absent.csv"), 2, "cannot read the label map absent.csv"),
@@ -320,6 +320,44 @@ def test_bad_input_with_an_adapter_file(
     error = " ".join(capsys.readouterr().err.split())
     assert message in error
     assert "s3cr3t" not in error
+
+
+@pytest.mark.parametrize(
+    ("options", "absent"),
+    [
+        (["--adapter", "oip", "--service", "model=m", "--service", "headers=X-Foo=${NOPE}"], "variable NOPE is"),
+        (["--adapter", "openai-chat", "--service", "model=m", "--service", "key_variable=NOPE"], "variable NOPE is"),
+        (["--adapter", "hf-endpoint", "--service", "key_variable=EMPTY"], "variable EMPTY is"),
+        (["--adapter", "http-json", "--service", "file=api.toml"], "variables NOPE_URL, NOPE, EMPTY are"),
+    ],
+)
+def test_variables_that_are_not_set_are_wrong_usage(
+    data: Path,
+    tmp_path: Path,
+    options: list[str],
+    absent: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Found before the plan is shown and before anybody is asked whether to pay; a plan alone needs no secrets."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("NOPE", raising=False)
+    monkeypatch.setenv("EMPTY", "")
+    url = "http://127.0.0.1:9/${NOPE_URL}" if "http-json" in options else "http://127.0.0.1:9/"
+    (tmp_path / "api.toml").write_text(
+        f'url = "{url}"\nlabel = "label"\nheaders = {{ X-Foo = "${{NOPE}}" }}\n'
+        'body = { image = "{{png_base64}}", more = ["${EMPTY}", "${NOPE}"] }\n'
+    )
+    words = [
+        *(url, *options, "--data", str(data), "--num-classes", "3", "--class-names", ",".join(NAMES)),
+        *("--noise", "gaussian", "--sigma", "0.25", "--n", "100"),
+    ]
+    assert main(["run", *words, "--out", "run"]) == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert f"the environment {absent} not set" in error
+    assert "votes" not in error
+    assert not (tmp_path / "run").exists()
+    assert main(["plan", *words]) == 0
 
 
 def test_a_host_that_is_not_there(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

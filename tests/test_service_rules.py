@@ -383,7 +383,7 @@ def test_a_body_takes_its_secret_from_the_environment(
     assert "body.api_key looks like a secret" in error
     assert SECRET not in error
     file.write_text(text.replace("SECRET", "${TEST_KEY}"))
-    assert main(line) == 1
+    assert main(line) == 2
     assert "the environment variable TEST_KEY is not set" in capsys.readouterr().err
     assert service.requests == 0
     monkeypatch.setenv("TEST_KEY", f'{SECRET}"\\n')  # whatever JSON has to escape

@@ -337,6 +337,95 @@ def test_bad_inputs_are_refused() -> None:
                 call(points(value))
 
 
+@pytest.mark.parametrize("integer", [int, np.int64, np.uint8, torch.tensor], ids=lambda kind: kind.__name__)
+def test_integers_of_every_kind_are_the_same(integer: Callable[[int], Any]) -> None:
+    def results(number: Callable[[int], Any]) -> Any:
+        g = SmoothedClassifier(
+            halfplane,
+            Gaussian((2,), sigma=0.5),
+            number(3),
+            batch_size=number(64),
+            grid=number(4),
+            noise_version="philox-int-v1",
+        )
+        x = torch.tensor([[0.5, 0.25], [-0.5, 0.25]])
+        keys = [number(4), number(9)]
+        return (
+            g.certify(x, n0=number(10), n=number(100), seed=number(7), indices=keys, labels=[number(1), number(0)]),
+            g.predict(x, n=number(100), seed=number(7), indices=keys),
+        )
+
+    certificates, predictions = results(integer)
+    assert (certificates, predictions) == results(int)
+    assert {type(value) for c in certificates for value in (c.n0, c.n, c.seed, c.index)} == {int}
+
+
+@pytest.mark.parametrize(
+    "wrong", [50.0, np.float64(50), True, np.True_, torch.tensor(True), "50", None, [50]], ids=repr
+)
+def test_what_is_no_integer_is_refused_everywhere(wrong: Any, untyped: None) -> None:
+    g = smoothed()
+    calls: dict[str, Callable[[], object]] = {
+        "num_classes": lambda: SmoothedClassifier(halfplane, g.distribution, wrong),
+        "batch_size": lambda: SmoothedClassifier(halfplane, g.distribution, 3, batch_size=wrong),
+        "seed": lambda: g.predict(points(0.5), seed=wrong),
+        "n0": lambda: g.certify(points(0.5), n0=wrong),
+        "n": lambda: g.certify(points(0.5), n=wrong),
+        "indices": lambda: g.certify(points(0.5), n=50, indices=[wrong]),
+        "labels": lambda: g.certify(points(0.5), n=50, labels=[wrong]),
+    }
+    for name, call in calls.items():
+        with pytest.raises(InvalidArgumentError, match=rf"^{name} must be (an integer|integers)"):
+            call()
+    with pytest.raises(InvalidArgumentError, match=r"^n must be an integer"):
+        g.predict(points(0.5), n=wrong)
+    with pytest.raises(InvalidArgumentError, match=r"^seed must be an integer"):
+        g.certify(points(0.5), seed=wrong)
+
+
+@pytest.mark.parametrize("kind", [list, tuple, np.array, torch.tensor], ids=lambda kind: kind.__name__)
+def test_labels_and_indices_are_any_sequence(kind: Callable[[Any], Any]) -> None:
+    g, x = smoothed(), points(0.5, -0.5)
+    found = g.certify(x, n=100, indices=kind([3, 1]), labels=kind([2, 0]))
+    assert [certificate.index for certificate in found] == [3, 1]
+    assert g.predict(x, n=100, indices=kind([3, 1])) == [1, 0]
+
+
+def test_labels_that_are_no_classes_are_refused(untyped: None) -> None:
+    """Whether the estimator looks at them or not: a mistake in them is one in what is measured with them."""
+    g, x = smoothed(classes=2), points(0.5, -0.5)
+    for labels in ([0, 2], [-1, 0], [7, 8], torch.tensor([0, 2])):
+        with pytest.raises(InvalidArgumentError, match=r"labels must be in 0..1, got \["):
+            g.certify(x, n=100, labels=labels)
+    for name in ("labels", "indices"):
+        for wrong in (
+            torch.zeros(2, 1, dtype=torch.long),
+            np.zeros((2, 1), int),
+            torch.zeros(2, device="meta").long(),
+            3,
+        ):
+            with pytest.raises(InvalidArgumentError, match=f"{name} must be integers, one per input, got"):
+                g.certify(x, n=100, **{name: wrong})
+
+
+def test_inputs_and_devices_that_cannot_be_used_are_refused(untyped: None) -> None:
+    x = points(0.5)
+    wrong: list[tuple[Any, str]] = [
+        (x.numpy(), r"x must be a torch.Tensor \[batch, \*shape\], got ndarray"),
+        (x.tolist(), "x must be a torch.Tensor .*, got list"),
+        (x.to("meta"), "x must be a dense tensor with values, got a meta tensor"),
+        (x.to_sparse(), "x must be a dense tensor with values, got layout torch.sparse_coo"),
+    ]
+    for value, message in wrong:
+        for call in (smoothed().certify, smoothed().predict):
+            with pytest.raises(InvalidArgumentError, match=message):
+                call(value)
+    absent = f"cuda:{torch.cuda.device_count()}"
+    for device in ("foo", absent, "meta", "cpu:x", *([] if torch.cuda.is_available() else ["cuda"])):
+        with pytest.raises(InvalidArgumentError, match=f"device must be one that .*, got device='{device}'"):
+            SmoothedClassifier(halfplane, Gaussian((2,), sigma=0.5), 3, device=device)
+
+
 def test_bad_construction_and_classifiers_are_refused() -> None:
     law = Gaussian((2,), sigma=0.5)
     with pytest.raises(InvalidArgumentError, match="num_classes must be an integer of at least 2"):

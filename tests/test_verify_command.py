@@ -26,6 +26,7 @@ from certify.verification.plan import VerifyPlan
 from certify.verification.row import VerifyRow
 from certify.verification.setup import VerifyOptions, prepare
 from tests.verify_commands import install
+from verify.lp import LPLast
 
 COMMON = ["verify", "tiny_verified:make", "--data", "digits", "--norm", "linf", "--quiet", "--device", "cpu"]
 AT_EPS = [
@@ -104,6 +105,29 @@ def test_verdicts_at_a_radius_are_recorded_exported_and_audited(
     assert audit["checked"] == result["verified_with_certificate"]
     assert audit["refuted"] == result["falsified"]
     assert len(audit["resting_on_the_solver"]) == result["verified_by_solver_only"]
+
+
+@pytest.mark.parametrize("mode", [[], ["--pure"], ["--radius"]], ids=["ladder", "pure", "radius"])
+def test_a_method_that_fails_costs_the_others_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], mode: list[str]
+) -> None:
+    """As with a solver that fails: the run ends well, says what failed and how, and passes its audit."""
+
+    def fails(self: LPLast, *args: Any, **options: Any) -> None:
+        raise KeyError(3)
+
+    words = [*COMMON, "--eps", "0.04", "--clip", "--indices", "0-7", "--json", *mode, "--method"]
+    assert main([*words, "crown", "--out", str(folder / "without")]) == 0
+    monkeypatch.setattr(LPLast, "bound", fails)
+    assert main([*words, "crown,lp-last", "--out", str(folder / "run")]) == 0
+    without, found = rows(folder / "without"), rows(folder / "run")
+    assert [row.status for row in found] == [row.status for row in without]
+    assert [row.radius() for row in found] == pytest.approx([row.radius() for row in without])
+    assert any(row.radius() > 0 for row in found)
+    notes = {note for row in found for note in row.notes}
+    assert [note for note in notes if "failed" in note and "KeyError: 3" in note and note.startswith("lp-last")]
+    capsys.readouterr()
+    assert main(["audit", str(folder / "run"), "--json"]) == 0
 
 
 def test_no_sample_in_a_certified_ball_changes_the_class(folder: Path) -> None:

@@ -209,6 +209,31 @@ def test_packed_files_and_outputs_without_a_shape(tmp_path: Path) -> None:
         load_onnx(packed)
 
 
+@pytest.mark.parametrize("inferred", [True, False])
+def test_outputs_whose_shape_is_computed_by_the_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inferred: bool
+) -> None:
+    """Shape, Gather, Concat, Reshape: the output's shape is in no declaration, whether inference finds it or not."""
+    node = helper.make_node
+    nodes = [
+        node("MatMul", ["x", "W"], ["a"]),
+        node("Shape", ["a"], ["shape"]),
+        node("Gather", ["shape", "zero"], ["batch"], axis=0),
+        node("Concat", ["batch", "rest"], ["target"], axis=0),
+        node("Relu", ["a"], ["b"]),
+        node("Reshape", ["b", "target"], ["y"]),
+    ]
+    constants = {"W": array(3, 4), "zero": np.array([0]), "rest": np.array([2, 2])}
+    path = save(tmp_path / "net.onnx", nodes, (1, 3), constants)
+    model = onnx.load(str(path))
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    onnx.save(model, str(path))
+    if not inferred:
+        monkeypatch.setattr(onnx.shape_inference, "infer_shapes", lambda model, **options: model)
+    agrees(path)
+    assert load_onnx(path)[-1].shape == (4,)
+
+
 def test_malformed_files(tmp_path: Path) -> None:
     garbage = tmp_path / "garbage.onnx"
     garbage.write_bytes(b"this is no protocol buffer")

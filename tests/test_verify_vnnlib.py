@@ -89,6 +89,19 @@ def test_files_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
     assert len(read_vnnlib(path)) == 1
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lines_end_in_every_usual_way(tmp_path: Path, end: str) -> None:
+    """A comment that swallowed the rest of the file would leave out assertions, or all of them."""
+    text = HEAD + "(assert (<= Y_0 0)) ; safe\n(assert (<= Y_1 0))\n"
+    path = tmp_path / "p.vnnlib"
+    path.write_bytes(text.replace("\n", end).encode())
+    (unsafe,) = read_vnnlib(path)
+    assert unsafe.specification.matrix.shape == (1, 2, 3)
+    path.write_bytes((text + ")").replace("\n", end).encode())
+    with pytest.raises(FileFormatError, match=r"line 12: a parenthesis"):
+        read_vnnlib(path)
+
+
 def test_bounds_that_are_no_doubles_are_rounded_outwards() -> None:
     """3 x <= 1 and 7 x >= -1: the box is closed outside, where no point is a counterexample."""
     text = "(declare-const X_0 Real)(declare-const Y_0 Real)(assert (<= (* 3 X_0) 1))(assert (<= (* -7 X_0) 1))"

@@ -2,7 +2,8 @@
 
 Rungs that are batched see all open inputs at once; linear and mixed-integer programs see one input after the other, those
 first whose bounds are nearest to a proof. An input leaves as soon as it is proved or refuted. A rung that cannot take the
-network, or would not fit into memory, or fails, is left out with a note: what the earlier rungs proved stays.
+network, or would not fit into memory, is left out with a note; so is one that fails, on the inputs on which it does. What
+the earlier rungs proved stays.
 """
 
 import dataclasses
@@ -117,6 +118,12 @@ def escalate(
     return climb.result()
 
 
+def describe_error(error: Exception) -> str:
+    """Return the type and the message of an error nobody expected: the one alone, such as "3", says nothing."""
+    text = str(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
 class _Climb:
     def __init__(self, problem: Problem, deadline: float | None) -> None:
         self.problem, self.deadline = problem, deadline
@@ -175,7 +182,7 @@ class _Climb:
         return limited(rung, share if isinstance(rung, MILP) else share / 2)
 
     def _try(self, rung: Method, images: list[int]) -> bool:
-        """Run a rung; False if it cannot run on this network at all."""
+        """Run a rung; False if it cannot run on this network at all, True where it fails on these inputs."""
         if self.over():
             self.late[images] = True
             return True
@@ -184,8 +191,14 @@ class _Climb:
         try:
             result = rung.bound(select_problem(self.problem, images), previous)
         except (SmoothingError, MemoryError) as error:
+            self.spent[images] += (time.perf_counter() - began) / len(images)
             self.notes.append(f"{rung.name} was left out, earlier rungs stand: {error}")
             return False
+        except Exception as error:
+            # A mistake in a rung, or in a solver or a device below it, must not cost what others have proved.
+            self.spent[images] += (time.perf_counter() - began) / len(images)
+            self.notes.append(f"{rung.name} failed, earlier rungs stand: {describe_error(error)}")
+            return True
         self.notes += [f"{rung.name}: {note}" for note in result.notes]
         self.spent[images] += (time.perf_counter() - began) / len(images)
         for place, i in enumerate(images):

@@ -36,7 +36,7 @@ from verify.errors import UnsupportedOperatorError
 from verify.graph import MaxPool, Sigmoid, Tanh
 from verify.lp.program import HullProgram, widen
 from verify.lp.rungs import LPAll
-from verify.lp.simplex import linear_program, quiet_solver, run_solver
+from verify.lp.simplex import powers, quiet_solver, run_solver, scaled_program
 from verify.method import Method
 from verify.problem import Problem
 from verify.result import Box, Guarantee, Result, Status, better_joint
@@ -249,7 +249,7 @@ class _ExactProgram:
             [sparse.hstack([self.matrix, nothing]), sparse.hstack([sparse.csr_array(-costs), largest])]
         )
         free = np.array([np.inf])
-        size = np.array([(np.abs(costs) * _powers(self.column_size)).max(initial=0.0)])
+        size = np.array([(np.abs(costs) * powers(self.column_size)).max(initial=0.0)])
         program = dataclasses.replace(
             self,
             matrix=sparse.csr_array(matrix),
@@ -282,13 +282,11 @@ class _ExactProgram:
         if self.matrix.shape[1] == 0:  # one point: a constant, which HiGHS calls an empty model
             bound = constant - TOLERANCE * (1.0 + abs(constant))
             return _Answer("optimal", bound, self.hull.expressions[0].offset.copy())
-        stretch, squeeze = _powers(self.column_size), 1.0 / _powers(self.row_size)
+        stretch = powers(self.column_size)
         scaled = cost * stretch
-        unit = float(_powers(np.abs(scaled).max(keepdims=True))[0])
-        matrix = sparse.csr_array(sparse.diags_array(squeeze) @ self.matrix @ sparse.diags_array(stretch))
-        sides = self.row_bounds[0] * squeeze, self.row_bounds[1] * squeeze
-        ends = self.column_bounds[0] / stretch, self.column_bounds[1] / stretch
-        model = linear_program(highspy, matrix, sides, ends)
+        unit = float(powers(np.abs(scaled).max(keepdims=True))[0])
+        heights = powers(self.row_size)
+        model = scaled_program(highspy, self.matrix, self.row_bounds, self.column_bounds, heights, stretch)
         model.col_cost_, model.offset_ = scaled / unit, constant / unit
         options: dict[str, Any] = {
             "threads": 1,
@@ -326,12 +324,6 @@ class _ExactProgram:
             expression = self.hull.expressions[0]
             point = expression.matrix @ values[: expression.matrix.shape[1]] + expression.offset
         return _Answer(status, float(bound), point)
-
-
-def _powers(sizes: Float[ndarray, " n"]) -> Float[ndarray, " n"]:
-    """Return the powers of two next to some sizes, by which dividing is exact; 1 for those that are none."""
-    usable = np.isfinite(sizes) & (sizes > 0)
-    return np.asarray(np.exp2(np.round(np.clip(np.log2(np.where(usable, sizes, 1.0)), -200, 200))))
 
 
 def _loaded(library: Any, model: Any, options: dict[str, Any]) -> Any:

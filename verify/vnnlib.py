@@ -186,7 +186,11 @@ def _error(line: int, reason: str) -> FileFormatError:
 
 
 def _tokens(text: str) -> Iterator[_Token]:
-    """Split; a semicolon begins a comment except inside quotes, and quoted names and strings may go over several lines."""
+    """Split; a semicolon begins a comment except inside quotes, and quoted names and strings may go over several lines.
+
+    A carriage return ends a line, and with it a comment, as a line feed does (SMT-LIB 2.6, section 3.1).
+    """
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
     number, seen = 1, 0
     for match in _TOKEN.finditer(text):
         number += text.count("\n", seen, match.start())

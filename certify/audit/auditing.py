@@ -7,9 +7,11 @@ from typing import Any
 
 from certify.audit.answers import check_answers
 from certify.audit.exports import check_exports
+from certify.audit.extensions import check_extensions
 from certify.audit.findings import AuditError, Findings, Mismatch, list_indices
 from certify.audit.folder import RawRun, read_folder
 from certify.audit.noise import check_noise_claims
+from certify.audit.settings import check_settings
 from certify.audit.spec import RunSpec, read_spec
 from certify.audit.table import find_checker
 
@@ -72,7 +74,9 @@ def audit_folder(folder: Path) -> AuditReport:
         raise AuditError(f"{folder} holds no certificate yet, so that there is nothing to audit")
     found = Findings()
     check_noise_claims(spec, run.config["identity"].get("model_digest"), found)
+    check_settings(run.config, spec, found)
     checker.check_run(spec, found)
+    check_extensions(spec, found)
     for index, times in Counter(row.index for row in run.rows).items():
         if times > 1:
             found.add(index, "duplicate row", f"{times} rows", "one certificate for every input")

@@ -17,6 +17,12 @@ FOLDER = "boundaries"
 ALLOWANCE = 1e-9
 """Relative rounding of the error's computation."""
 
+_LEVEL_ROUNDING = Fraction(1, 10**12)
+"""Relative amount by which the level that a boundary was made for may lie below the exact one."""
+
+METHODS = {"gse": "group-sequential, ", "zmix": "mixture of likelihood ratios"}
+"""Method by run.json -> what the text in its boundaries begins with."""
+
 
 @dataclass(frozen=True)
 class AuditedBoundary:
@@ -28,7 +34,7 @@ class AuditedBoundary:
 
 
 def read_boundary(
-    folder: Path, name: Any, *, q0: float, level: Fraction, side: str, free: bool, found: Findings
+    folder: Path, name: Any, *, q0: float, level: Fraction, side: str, method: str, free: bool, found: Findings
 ) -> AuditedBoundary | None:
     """Read a boundary and check everything that a claim rests on.
 
@@ -38,6 +44,7 @@ def read_boundary(
         q0: Failure probability of the hypothesis that it tests.
         level: Error that it may have at most.
         side: "below": few failures reject 1 - p >= q0. "above": many failures reject 1 - p <= q0.
+        method: How it was made, by run.json.
         free: Whether it is used for a class that the votes choose, which needs limits of at most q0 (n - 1).
         found: Receives what is wrong.
 
@@ -67,6 +74,14 @@ def read_boundary(
         return None
     found.require_equal(None, "side", data.get("side"), side, where=where)
     found.require_equal(None, "q0", data.get("q0"), q0.hex(), where=where)
+    made_for = _from_hex(data.get("alpha"))
+    if made_for is None or not level * (1 - _LEVEL_ROUNDING) <= made_for <= level:
+        # A boundary of a smaller error would be as sound, but it would not be that of the level in run.json.
+        found.add(
+            None, "level", data.get("alpha"), f"{float(level).hex()} = {float(level)!r}, by run.json", where=where
+        )
+    if not str(data.get("method")).startswith(METHODS[method]):
+        found.add(None, "method", data.get("method"), f"one that is made by {method!r}, as run.json says", where=where)
     wrong = _error(q0, looks, limits, side)
     if Fraction(wrong) > level * (1 + Fraction(ALLOWANCE)):
         found.add(
@@ -81,6 +96,13 @@ def read_boundary(
         if loose:
             found.add(None, "limits", f"{loose[0][1]} failures of {loose[0][0]}", "at most q0 (n - 1)", where=where)
     return AuditedBoundary(looks, limits, side)
+
+
+def _from_hex(text: Any) -> Fraction | None:
+    try:
+        return Fraction(float.fromhex(text))
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 @lru_cache(maxsize=256)

@@ -5,18 +5,20 @@ label (fixed before the votes) each radius has level alpha; for a class that the
 (Lemma A: at most alpha over all classes together). Refutations are the mirror image at level beta.
 
 Where tests have limits, these are read from the run folder by their hash, and their error is computed again; where they
-have none ("anytime"), the mixture is integrated again at every look.
+have none ("anytime"), the mixture is integrated again at every look. Where an input has its looks, and why it has no more of
+them, is derived from run.json as well.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from certify.audit import fields
-from certify.audit.boundaries import AuditedBoundary, read_boundary
+from certify.audit.boundaries import METHODS, AuditedBoundary, read_boundary
 from certify.audit.exact import context, digits
 from certify.audit.findings import AuditError, Findings
 from certify.audit.fixed import FixedChecker
@@ -24,7 +26,9 @@ from certify.audit.folder import RawRow
 from certify.audit.looks import Counts, check_prefixes
 from certify.audit.noise import with_slack
 from certify.audit.record import check_record
+from certify.audit.schedule import endless_looks, give_up_limits, is_capped_schedule
 from certify.audit.spec import RunSpec
+from certify.audit.stopping import check_stop
 from certify.audit.ville import log_mixture
 
 _CLOSE = 1e-8
@@ -88,9 +92,11 @@ class GridChecker:
             raise AuditError(f"run.json cannot be audited: beta must be in (0, 1), got {spec.estimator.get('beta')!r}")
         for claim in claims:
             self._check_threshold(claim, spec, found)
+        _check_settings(spec, self.capped)
         if self.capped:
             self._read.clear()
             self._read[spec.folder] = self._boundaries(spec, found)
+            self._check_schedule(spec, found)
 
     def check(self, row: RawRow, spec: RunSpec, found: Findings) -> None:
         """Check one row of the journal; every mismatch goes to `found`."""
@@ -106,14 +112,19 @@ class GridChecker:
         found.require_equal(row.index, "n0", certificate.get("n0", "nothing"), 0)
         found.require_equal(row.index, "n", certificate.get("n", "nothing"), looks[-1])
         found.require_equal(row.index, "rival_upper", certificate.get("rival_upper", "nothing"), None)
-        if self.capped:
-            schedule = next((b.looks for b in self._known(spec)[0] if b is not None), ())
-            if tuple(looks) != schedule[: len(looks)]:
-                found.add(row.index, "looks", looks, f"the first {len(looks)} looks of the boundaries")
-                return
+        schedule, rule = self._schedule(spec, len(looks))
+        if tuple(looks) != schedule[: len(looks)]:
+            found.add(row.index, "looks", looks, rule)
+            return
         certified = sum(status == "certified" for status in decisions)
         self._check_class(row, certificate, certified, spec, found)
-        self._check_decisions(row, certificate, decisions, certified, counts, self._tests(spec), spec, found)
+        tests = self._tests(spec)
+        self._check_decisions(row, certificate, decisions, certified, counts, tests, spec, found)
+        label = None if spec.estimator["mode"] == "free" else fields.integer((row.payload or {}).get("label"))
+        if spec.estimator["mode"] == "free" or (label is not None and 0 <= label < spec.num_classes):
+            radii = [claim.radius for claim in claims]
+            following = schedule[len(looks)] if len(looks) < len(schedule) else None
+            check_stop(row.index, counts, label, radii, *tests, self._hopeless(spec), following, found)
         self._check_numbers(row.index, certificate, decisions, certified, claims, found)
 
     def _check_threshold(self, claim: Claim, spec: RunSpec, found: Findings) -> None:
@@ -148,6 +159,7 @@ class GridChecker:
                         q0=claim.q0,
                         level=_level(claim, spec) if side == "below" else beta,
                         side=side,
+                        method=spec.estimator["method"],
                         free=free,
                         found=found,
                     )
@@ -158,6 +170,47 @@ class GridChecker:
         if len(looks) > 1:
             found.add(None, "looks", f"{len(looks)} schedules", "one schedule for all boundaries", where="boundaries")
         return tuple(result)
+
+    def _check_schedule(self, spec: RunSpec, found: Findings) -> None:
+        """Check that boundaries have the looks that run.json gives them."""
+        looks = self._boundary_looks(spec)
+        ratio, cap = float(spec.estimator["ratio"]), spec.estimator["cap"]
+        if looks and not is_capped_schedule(looks, ratio, cap):
+            found.add(
+                None,
+                "schedule",
+                f"ratio={ratio!r}, cap={cap}",
+                f"those of the boundaries, which have {len(looks)} looks, {_ends(looks)}",
+                where="run.json",
+            )
+
+    def _boundary_looks(self, spec: RunSpec) -> tuple[int, ...]:
+        below, above = self._known(spec)
+        return next((b.looks for b in (*below, *above) if b is not None), ())
+
+    def _schedule(self, spec: RunSpec, taken: int) -> tuple[tuple[int, ...], str]:
+        """Return the looks that a run asks for, one more than were taken where there is one, and where they are from."""
+        if self.capped:
+            return self._boundary_looks(spec), f"the first {taken} looks of the boundaries"
+        budget, ratio = spec.estimator["budget"], float(spec.estimator["ratio"])
+        looks = tuple(islice(endless_looks(ratio), taken + 1))
+        within = looks if budget is None else tuple(n for n in looks if n <= budget)
+        return within, f"the looks that ratio={ratio!r} and budget={budget} give, {_ends(looks)}"
+
+    def _hopeless(self, spec: RunSpec) -> Rejects:
+        """Return what gives a radius up."""
+        if not self.capped:
+            return lambda j, look, failures, n: False
+        below, futility = self._known(spec)[0], float(spec.estimator["futility"])
+
+        def gives_up(j: int, look: int, failures: int, n: int) -> bool | None:
+            boundary = below[j]
+            if boundary is None or look >= len(boundary.looks):
+                return None  # the boundary is reported
+            least, sure = give_up_limits(boundary.looks, max(boundary.limits), futility)[look]
+            return False if failures < least else True if failures >= sure else None
+
+        return gives_up
 
     def _known(self, spec: RunSpec) -> tuple[list[AuditedBoundary | None], ...]:
         """The boundaries that `check_run` has read and reported on."""
@@ -293,6 +346,34 @@ def read_claims(spec: RunSpec) -> list[Claim]:
     if not claims:
         raise AuditError(f"run.json cannot be audited: thresholds must be a list of radii, got {recorded!r}")
     return claims
+
+
+def _check_settings(spec: RunSpec, capped: bool) -> None:
+    """Raise `AuditError` unless run.json says when a run looks, and when it gives up."""
+    e = spec.estimator
+    rules: dict[str, tuple[bool, str]] = {"ratio": (_within(e, "ratio", 1.0, 2.0) and e["ratio"] > 1.0, "in (1, 2]")}
+    if capped:
+        cap = fields.integer(e.get("cap"))
+        rules["cap"] = (cap is not None and cap >= 1, "an integer of at least 1")
+        rules["method"] = (e.get("method") in tuple(METHODS), f"one of {', '.join(METHODS)}")
+        rules["futility"] = (_within(e, "futility", 0.0, 1.0) and e["futility"] < 1.0, "in [0, 1)")
+    else:
+        budget = fields.integer(e.get("budget"))
+        endless = "budget" in e and e["budget"] is None
+        rules["budget"] = (endless or (budget is not None and budget >= 1), "null, or an integer of at least 1")
+    for key, (holds, rule) in rules.items():
+        if not holds:
+            raise AuditError(f"run.json cannot be audited: {key} must be {rule}, got {e.get(key)!r}")
+
+
+def _within(estimator: dict[str, Any], key: str, low: float, high: float) -> bool:
+    value = fields.number(estimator.get(key))
+    return value is not None and low <= value <= high
+
+
+def _ends(looks: Sequence[int]) -> str:
+    shown = ", ".join(map(str, looks[:4]))
+    return shown if len(looks) <= 5 else f"{shown}, ..., {looks[-2]}, {looks[-1]}"
 
 
 def _level(claim: Claim, spec: RunSpec) -> Fraction:

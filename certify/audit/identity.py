@@ -1,16 +1,19 @@
 """What must be equal before a vote is drawn again: the machine's noise, the model, the data, every single input."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from certify.audit.findings import AuditError
+from certify.audit import fields
+from certify.audit.findings import AuditError, Findings
 from certify.audit.folder import RawRow
 from certify.datasets.base import Dataset
+
+_WHERE = "replay"
 
 
 def _torch_streams(identity: dict[str, Any]) -> torch.device:
@@ -114,7 +117,7 @@ def check_inputs(rows: Sequence[RawRow], data: Dataset, shape: tuple[int, ...]) 
         x, payload = data.inputs([row.index])[0], row.payload or {}
         if tuple(x.shape) != shape:
             raise AuditError(f"input {row.index} must have shape {shape}, got {tuple(x.shape)}; no vote was drawn")
-        here = hashlib.sha256(np.ascontiguousarray(x.numpy(), dtype="<f4").tobytes()).hexdigest()
+        here = _sha256(x)
         if payload.get("input_sha256") != here:
             raise AuditError(
                 f"input {row.index} must be that of the run: the journal has sha256 {payload.get('input_sha256')}, "
@@ -128,3 +131,33 @@ def check_inputs(rows: Sequence[RawRow], data: Dataset, shape: tuple[int, ...]) 
             )
         inputs[row.index] = x
     return inputs
+
+
+def check_rows(rows: Iterable[RawRow], data: Dataset, found: Findings) -> None:
+    """Compare hash and label of inputs that are not drawn again: the data are at hand, and no vote is needed for it.
+
+    One input at a time, so that memory does not grow with the run.
+    """
+    for row in rows:
+        if row.payload is None:
+            continue  # reported with the record
+        if not 0 <= row.index < len(data):
+            found.add(row.index, "index", row.index, f"an input of the data set, 0..{len(data) - 1}", _WHERE)
+            continue
+        label = int(data.labels([row.index])[0])
+        if fields.integer(row.payload.get("label")) != label:
+            found.add(row.index, "label", row.payload.get("label"), f"{label}, by the data set", _WHERE)
+        here = _sha256(data.inputs([row.index])[0])
+        if row.payload.get("input_sha256") != here:
+            found.add(row.index, "input_sha256", row.payload.get("input_sha256"), f"{here}, by the data set", _WHERE)
+
+
+def check_data_settings(settings: dict[str, Any], data: Dataset, found: Findings) -> None:
+    """Compare what run.json says of the data, as far as it says it, with the data."""
+    for key, value in (("data_size", len(data)), ("grid", data.grid)):
+        if key in settings:
+            found.require_equal(None, key, settings[key], value, "run.json")
+
+
+def _sha256(x: Tensor) -> str:
+    return hashlib.sha256(np.ascontiguousarray(x.numpy(), dtype="<f4").tobytes()).hexdigest()

@@ -6,6 +6,7 @@ from certify.audit import fields
 from certify.audit.findings import Findings
 from certify.audit.folder import RawRow
 from certify.audit.spec import RunSpec
+from certify.audit.statement import GUARANTEE, covers_text, from_parting
 
 
 def check_record(row: RawRow, spec: RunSpec, found: Findings) -> dict[str, Any] | None:
@@ -54,9 +55,13 @@ def _check_settings(index: int, certificate: dict[str, Any], spec: RunSpec, foun
         source = "the row's index" if key == "index" else "run.json"
         if not _same(certificate.get(key, _ABSENT), value):
             found.add(index, key, certificate.get(key, _ABSENT), f"{value!r}, by {source}")
-    for key in ("guarantee", "covers"):
-        if not fields.text(certificate.get(key)):
+    for key, words in (("guarantee", GUARANTEE), ("covers", covers_text(spec))):
+        text = fields.text(certificate.get(key))
+        if not text:
             found.add(index, key, certificate.get(key, _ABSENT), "the words that say what is proved, and what is not")
+        elif words is not None and text != words:
+            here, there = from_parting(text, words)
+            found.add(index, key, here, f"{there!r}: the words of a run with this noise and this norm")
 
 
 def _same(recorded: Any, promised: Any) -> bool:

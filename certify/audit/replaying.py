@@ -2,7 +2,8 @@
 
 All recorded samples of an input, or a range of them: `certify.audit.ranges` says what the journal then tells. Whatever the
 votes depend on is compared first, and a difference there is an error: votes that were counted on another machine's noise,
-another model or other data say nothing about the recorded ones.
+another model or other data say nothing about the recorded ones. Labels and hashes of all other inputs are compared with the
+data as well.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +16,14 @@ from torch import Tensor
 from certify.audit import fields
 from certify.audit.findings import AuditError, Findings, Mismatch
 from certify.audit.folder import RawRow, RawRun
-from certify.audit.identity import check_digest, check_inputs, check_machine, check_transform
+from certify.audit.identity import (
+    check_data_settings,
+    check_digest,
+    check_inputs,
+    check_machine,
+    check_rows,
+    check_transform,
+)
 from certify.audit.neartie import NearTie, explained
 from certify.audit.ranges import JudgedPiece, SampleRange, cut, judge
 from certify.audit.recount import Recount, Redrawn, recount, redraw
@@ -130,7 +138,8 @@ class ReplayReport:
     Attributes:
         indices: The replayed inputs.
         looks: Their looks, in order, where all samples were drawn again; else empty.
-        mismatches: Votes that differ by more than near-ties can explain, and inputs that could not be replayed.
+        mismatches: Votes that differ by more than near-ties can explain, inputs that could not be replayed, and labels and
+            hashes of any inputs that are not those of the data.
         ranges: What was drawn again, where a range of samples was asked for; else empty.
     """
 
@@ -207,6 +216,8 @@ def replay(
     inputs = check_inputs([rows[index] for index in indices], data, spec.shape)
 
     found = Findings()
+    check_data_settings(settings, data, found)
+    check_rows((row for row in run.rows if row.index not in rows), data, found)
     forward = Forward(model.classifier, forward_settings, device)
     noise = rebuild_noise(spec.noise or {"version": spec.noise_version}, rebuild_law(spec.law), spec.seed, device)
 

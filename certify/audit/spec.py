@@ -30,6 +30,7 @@ class RunSpec:
         folder: The run folder, where the boundaries of a sequential run are.
         noise: Parameters of the noise beside its version; empty for versions without any.
         slack: How much the drawn noise may differ from the law, in probability: what every certificate has to allow for.
+        extended_from: The estimators that a continued run had before, the first one first.
     """
 
     kind: str
@@ -47,6 +48,7 @@ class RunSpec:
     folder: Path
     noise: dict[str, Any]
     slack: float
+    extended_from: tuple[Any, ...] = ()
 
     @property
     def estimator_name(self) -> str:
@@ -110,6 +112,9 @@ def read_spec(run: RawRun) -> RunSpec:
     planned = fields.integers(settings.get("indices"))
     if planned is None:
         reader.refuse("settings.indices", "a list of integers", settings.get("indices"))
+    extended_from = settings.get("extended_from", [])
+    if not isinstance(extended_from, list):
+        reader.refuse("settings.extended_from", "a list of estimators", extended_from)
     for key in ("device_name", "transform"):  # runs of earlier versions have neither
         if identity.get(key) is not None:
             reader.text(identity, key)
@@ -133,6 +138,7 @@ def read_spec(run: RawRun) -> RunSpec:
         folder=run.folder,
         noise=noise,
         slack=_slack(reader, run.config),
+        extended_from=tuple(extended_from),
     )
 
 

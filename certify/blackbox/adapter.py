@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any, ClassVar
 
 import httpx
+import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
 
@@ -30,6 +31,11 @@ class Adapter(ABC):
     images_per_call: ClassVar[int] = 1
     """Images that one call may carry; a bill usually counts images."""
 
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """Names of the environment variables that its calls are filled in from."""
+        return ()
+
     def prepare(self, images: UInt8[ndarray, "batch height width channel"]) -> Any:
         """Return at most `images_per_call` images as `ask` takes them: encoded, once, whatever retries follow.
 
@@ -49,6 +55,7 @@ class Adapter(ABC):
             NoAnswerError: If no answer was obtained: asked again by the caller.
             RefusedError: If the service answered without a label: the outcome "invalid" for all the images.
             ServiceError: If the service cannot be used as asked for: stops the run.
+            UsageError: If what is asked can never answer: stops the run.
         """
 
     async def check(self, client: httpx.AsyncClient) -> str | None:
@@ -170,6 +177,19 @@ def top_score(scores: Sequence[Any]) -> str | None:
     if not values or not all(math.isfinite(value) for value in values):
         return None
     return str(values.index(max(values)))
+
+
+def label_text(value: Any) -> str | None:
+    """Return a label as text: as it is, or the decimal number of a whole one, 3.0 too; None where it is no label.
+
+    Many services and languages know one kind of number only, and write class 3 as 3.0.
+    """
+    if isinstance(value, str):
+        return value.strip() or None
+    if isinstance(value, int | np.integer) and not isinstance(value, bool):
+        return str(int(value))
+    whole = isinstance(value, float | np.floating) and np.isfinite(value) and value == int(value)
+    return str(int(value)) if whole else None
 
 
 def _retry_after(response: httpx.Response) -> float | None:

@@ -168,7 +168,7 @@ class Caller:
                 return call, await self.adapter.ask(client, prepared)
         except RefusedError as error:
             return call, [Answer(None, error.version, error.reason)] * count
-        except ServiceError:
+        except (ServiceError, UsageError):
             self.ledger.undo(call)
             raise
         except NoAnswerError as error:

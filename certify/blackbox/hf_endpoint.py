@@ -9,10 +9,10 @@ import httpx
 from jaxtyping import UInt8
 from numpy import ndarray
 
-from certify.blackbox.adapter import Adapter, read_json, send
+from certify.blackbox.adapter import Adapter, label_text, read_json, send
 from certify.blackbox.answers import Answer, RefusedError
 from certify.blackbox.images import encode_png
-from certify.blackbox.secrets import expand
+from certify.blackbox.secrets import expand, variables
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,11 @@ class HuggingFaceEndpoint(Adapter):
         """Return what can change a label."""
         return {"adapter": self.name, "url": self.url}
 
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """See `Adapter.variables`."""
+        return (*variables(self.url), *([] if self.key_variable is None else [self.key_variable]))
+
     def prepare(self, images: UInt8[ndarray, "batch height width channel"]) -> bytes:
         """Return the PNG of one image; see `Adapter.prepare`."""
         return encode_png(images[0])
@@ -53,9 +58,14 @@ class HuggingFaceEndpoint(Adapter):
         """Turn the JSON of an answer into an `Answer`; equal scores go to the smallest name."""
         entries = answer[0] if isinstance(answer, list) and answer and isinstance(answer[0], list) else answer
         try:
-            scored = [(-float(entry["score"]), str(entry["label"])) for entry in entries]
+            scored = [(-float(entry["score"]), _name(entry["label"])) for entry in entries]
         except (KeyError, TypeError, ValueError):
             raise RefusedError("the answer is not a list of labels and scores") from None
         if not scored or any(math.isnan(score) for score, _ in scored):
             return Answer(None, None, "the answer holds no label")
         return Answer(min(scored)[1])
+
+
+def _name(label: Any) -> str:
+    """Return a label as text; a class number that is written as a float, as the whole number."""
+    return (label_text(label) if isinstance(label, float) else None) or str(label)

@@ -25,7 +25,7 @@ import httpx
 from jaxtyping import UInt8
 from numpy import ndarray
 
-from certify.blackbox.adapter import Adapter, read_json, send, to_json, top_score
+from certify.blackbox.adapter import Adapter, label_text, read_json, send, to_json, top_score
 from certify.blackbox.answers import Answer, RefusedError
 from certify.blackbox.images import encode_png
 from certify.blackbox.secrets import expand, expand_all, expand_json, variables
@@ -48,7 +48,7 @@ class HttpJson(Adapter):
             the environment; exactly one of body, raw, multipart.
         raw: Send the PNG itself as the body.
         multipart: Send the PNG as a form's file of this name.
-        label: JMESPath to the label (text, number or boolean); exactly one of label and scores.
+        label: JMESPath to the label (text, whole number or boolean); exactly one of label and scores.
         scores: JMESPath to the list of all scores, in the order of the classes.
         version: JMESPath to the version of the service.
         refused: JMESPath that is true (not null, false or empty) where the service refused to answer.
@@ -146,6 +146,11 @@ class HttpJson(Adapter):
         found = {field.name: getattr(self, field.name) for field in fields(self)}
         return {"adapter": self.name, **found, "headers": sorted(key for key, _ in self.headers)}
 
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """See `Adapter.variables`."""
+        return tuple(variables(" ".join((self.url, *(value for _, value in self.headers), str(self.body)))))
+
     def prepare(self, images: UInt8[ndarray, "batch height width channel"]) -> tuple[bytes, str]:
         """Return the body of the request about one image and its Content-Type; see `Adapter.prepare`."""
         png = encode_png(images[0])
@@ -178,7 +183,8 @@ class HttpJson(Adapter):
             scores = self._find(self.scores, answer)
             label = top_score(scores) if isinstance(scores, list) else None
         else:
-            label = self._text(self.label, answer)
+            found = None if self.label is None else self._find(self.label, answer)
+            label = label_text(found) if isinstance(found, float) else self._text(self.label, answer)
         return Answer(label, version, "" if label is not None else "the answer holds no label")
 
     def _find(self, path: str, answer: Any) -> Any:

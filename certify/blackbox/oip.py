@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Float32, Shaped, UInt8
 from numpy import ndarray
 
-from certify.blackbox.adapter import Adapter, read_json, send, to_json, top_score
+from certify.blackbox.adapter import Adapter, label_text, read_json, send, to_json, top_score
 from certify.blackbox.answers import Answer, RefusedError, ServiceError
-from certify.blackbox.secrets import expand_all
+from certify.blackbox.secrets import expand_all, variables
 from certify.errors import UsageError
 
 _LENGTH = "Inference-Header-Content-Length"
@@ -52,8 +52,8 @@ class Tensor(NamedTuple):
 class OpenInference(Adapter):
     """A model behind `POST /v2/models/NAME/infer`.
 
-    The output may be scores [N, K] (the largest counts), integer labels [N] or [N, 1], or text (BYTES). A server that
-    knows its model says what inputs it has; where it does not (KServe), name them.
+    The output may be scores [N, K] (the largest counts), integer labels [N] or [N, 1], whole floats [N], or text (BYTES). A
+    server that knows its model says what inputs it has; where it does not (KServe), name them.
 
     Args:
         url: Address of the server, without the path.
@@ -114,6 +114,11 @@ class OpenInference(Adapter):
             "datatype": self.datatype,
             "layout": self.layout,
         }
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """See `Adapter.variables`."""
+        return tuple(name for _, value in self.headers for name in variables(value))
 
     @property
     def _path(self) -> str:
@@ -223,10 +228,18 @@ class OpenInference(Adapter):
         if kind == "BYTES":
             return [_text(row[0]) if width else None for row in rows]
         if kind.startswith(("INT", "UINT")) and width == 1:
-            return [str(int(row[0])) for row in rows]
+            return [_number(row[0]) for row in rows]
+        if kind.startswith("FP") and len(shape) == 1:
+            # Class numbers of a server that computes in floats; [N, 1] may as well be the score of one class.
+            return [_number(row[0]) for row in rows]
         if kind.startswith(("FP", "INT", "UINT")) and width > 1:
             return [top_score(row) for row in rows]
         raise ValueError("datatype")
+
+
+def _number(value: Any) -> str | None:
+    """Return a class number as text; None where a float is none."""
+    return label_text(value) if isinstance(value, float) else str(int(value))
 
 
 def _flatten(values: Any) -> tuple[list[Any], set[type]]:

@@ -74,6 +74,11 @@ class OpenAIChat(Adapter):
             "schema": self.schema,
         }
 
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """See `Adapter.variables`."""
+        return () if self.key_variable is None else (self.key_variable,)
+
     def prepare(self, images: UInt8[ndarray, "batch height width channel"]) -> bytes:
         """Return the body of the request about one image; see `Adapter.prepare`."""
         data = "data:image/png;base64," + base64.b64encode(encode_png(images[0])).decode()

@@ -35,6 +35,21 @@ def expand(text: str) -> str:
     return _VARIABLE.sub(value, text)
 
 
+def require_variables(names: Iterable[str]) -> None:
+    """Check that environment variables are set, and not empty, before anything is asked that needs them.
+
+    Raises:
+        UsageError: If some are not; the message names them all.
+    """
+    absent = [name for name in dict.fromkeys(names) if not os.environ.get(name)]
+    if absent:
+        plural = len(absent) > 1
+        raise UsageError(
+            f"the environment variable{'s' if plural else ''} {', '.join(absent)} {'are' if plural else 'is'} not set, but "
+            f"the service needs {'them' if plural else 'it'}"
+        )
+
+
 def expand_json(content: bytes) -> bytes:
     """Put the environment's values into JSON that was written with `${NAME}` in its texts; see `expand`."""
     if b"${" not in content:

@@ -10,6 +10,7 @@ import typer
 
 from certify import __version__
 from certify.cli import attack, audit, compare, demo, denoise, merge, plan, predict, radius, report, run, train, verify
+from certify.cli.common import empty_shard_is_done
 
 app = typer.Typer(
     name="certify",
@@ -45,11 +46,11 @@ def _root(
 
 app.command("demo")(demo.demo)
 app.command("train")(train.train)
-app.command("run")(run.run)
+app.command("run")(empty_shard_is_done(run.run))
 app.command("report")(report.report)
 app.command("audit")(audit.audit)
 app.command("attack")(attack.attack)
-app.command("verify")(verify.verify)
+app.command("verify")(empty_shard_is_done(verify.verify))
 app.command("compare")(compare.compare)
 app.command("plan")(plan.plan)
 app.command("merge")(merge.merge)

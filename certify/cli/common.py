@@ -2,6 +2,8 @@
 
 import json
 import sys
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -44,3 +46,26 @@ def err_console() -> "Console":
 def print_json(data: Any) -> None:
     """Print one JSON object on standard output and nothing else."""
     sys.stdout.write(json.dumps(data, indent=2, default=str) + "\n")
+
+
+def empty_shard_is_done(command: Callable[..., None]) -> Callable[..., None]:
+    """Return a command that is done, with a note, where its shard gets no input: a job array may have more jobs than inputs.
+
+    A selection that leaves no input at all stays wrong usage.
+    """
+
+    @wraps(command)
+    def run(*values: Any, **options: Any) -> None:
+        try:
+            command(*values, **options)
+        except Exception as error:
+            # Imported here: by the time that it is raised, data sets have been imported anyway.
+            from certify.datasets.selection import EmptyShardError
+
+            if not isinstance(error, EmptyShardError):
+                raise
+            err_console().print(str(error), markup=False)
+            if options.get("as_json"):
+                print_json({"inputs": 0, "note": str(error)})
+
+    return run

@@ -169,7 +169,7 @@ def plan(
     if preflight_ is False:
         raise UsageError("plan measures speed and clean accuracy on this machine: --no-preflight is for services alone")
     measured = preflight(prepared.plan)
-    rows = forecast(prepared.plan, measured.votes_per_second)
+    rows = forecast(prepared.plan, measured.votes_per_second, keep_radii=radii is not None)
     if as_json:
         print_json(
             {

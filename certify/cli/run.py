@@ -200,6 +200,10 @@ def run(
     for note in prepared.notes:
         notes.print(note)
     if plan.service is not None:
+        if plan.service.options.from_record is None:
+            from certify.blackbox.secrets import require_variables
+
+            require_variables(plan.service.adapter.variables)  # before people are asked whether to pay
         plan.service.remarks.listener = lambda text: notes.print(f"[yellow]warning:[/yellow] {text}")
         plan.service.remarks.teller = None if quiet else lambda text: notes.print(text, markup=False)
     if not quiet:

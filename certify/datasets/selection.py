@@ -1,11 +1,15 @@
 """Which inputs of a data set to take, and which share of them this process takes."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from certify.errors import UsageError
 
 PART = re.compile(r"(\d+)(?:-(\d+)(?::(\d+))?)?", re.ASCII)
+
+
+class EmptyShardError(UsageError):
+    """A shard that gets no input of a selection with fewer inputs than shards: it is done, and nothing is wrong."""
 
 
 def select_indices(
@@ -98,6 +102,24 @@ def parse_shard(text: str, environ: Mapping[str, str]) -> tuple[int, int, str]:
     i, n = int(match[1]), int(match[2])
     _check_shard(i, n, text)
     return i, n, f"shard {i}/{n} (counted from 0)"
+
+
+def take_shard(selected: Sequence[int], shard: tuple[int, int] | None) -> Sequence[int]:
+    """Return the inputs of a selection that shard (i, n) takes; all of them without one.
+
+    Raises:
+        EmptyShardError: If others take them all.
+    """
+    if shard is None:
+        return selected
+    i, n = shard
+    taken = selected[i::n]
+    if not taken:
+        raise EmptyShardError(
+            f"shard {i}/{n} has nothing to do: the number of inputs in the selection is {len(selected)}, and certify merge "
+            "does not wait for this shard"
+        )
+    return taken
 
 
 def _shard_from_environment(environ: Mapping[str, str]) -> tuple[int, int, str]:

@@ -16,6 +16,7 @@ from certify.verification.plan import VerifyPlan
 from certify.verification.row import CERTIFICATE, FALSIFIED, NOTHING, POINT, SOLVER, TIMEOUT, UNKNOWN, VERIFIED, Claim
 from certify.verification.subject import Question
 from smoothing.errors import SmoothingError
+from verify.escalate import describe_error
 from verify.limits import limited
 from verify.milp import MILP
 from verify.result import Guarantee, Result, Status
@@ -40,6 +41,10 @@ def decide_alone(plan: VerifyPlan, indices: Sequence[int]) -> list[Found]:
             result = method.bound(problem, pure=True)
         except (SmoothingError, MemoryError) as error:
             _leave_out(found, name, UNKNOWN, f"left out: {error}")
+            continue
+        except Exception as error:
+            # A mistake in one method must not cost what the others prove.
+            _leave_out(found, name, UNKNOWN, f"failed: {describe_error(error)}")
             continue
         for place, (one, question) in enumerate(zip(found, questions, strict=True)):
             one.notes += [f"{name}: {note}" for note in result.notes]

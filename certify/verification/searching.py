@@ -16,6 +16,7 @@ from smoothing.errors import SmoothingError
 from verify.attack import Attack
 from verify.certificate import Certificate
 from verify.certified_radius import Radii, certified_radius, nearest_attack
+from verify.escalate import describe_error
 from verify.lipschitz.proofs import margin_at, radius_of
 from verify.result import Guarantee
 
@@ -36,6 +37,9 @@ def search(plan: VerifyPlan, subject: Balls, indices: Sequence[int]) -> list[Fou
             hunt.run(name)
         except (SmoothingError, MemoryError) as error:
             hunt.repeat(name, UNKNOWN, f"left out, earlier rungs stand: {error}")
+        except Exception as error:
+            # A mistake in one method must not cost what the others prove.
+            hunt.repeat(name, UNKNOWN, f"failed, earlier rungs stand: {describe_error(error)}")
     for found in hunt.found:
         found.seconds = (time.perf_counter() - began) / len(indices)
         found.status = VERIFIED if any(claim.status == VERIFIED for claim in found.claims) else UNKNOWN

@@ -10,7 +10,7 @@ from torch import nn
 
 from certify.datasets import load_dataset
 from certify.datasets.base import Dataset
-from certify.datasets.selection import parse_shard, select_indices
+from certify.datasets.selection import parse_shard, select_indices, take_shard
 from certify.errors import DatasetError, ModelError, UsageError
 from certify.models import load_model
 from certify.models.base import LoadedModel, transform_text
@@ -231,11 +231,7 @@ def _prepare_data(options: VerifyOptions) -> VerifyPlan:
         )
     )
     shard = None if options.shard is None else parse_shard(options.shard, options.environ)[:2]
-    indices = selected if shard is None else selected[shard[0] :: shard[1]]
-    if not indices:
-        raise UsageError(
-            f"the selection leaves no input of the {len(data)} in {data.name}: check --stride, --max, --shard"
-        )
+    indices = tuple(take_shard(selected, shard))
     _check_fit(network, data, indices)
     return VerifyPlan(
         network=network,

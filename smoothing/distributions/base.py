@@ -96,6 +96,9 @@ class SmoothingDistribution(ABC):
             generator: Source of randomness; its device must be `device`.
             device: Where to draw; default: the generator's device.
             dtype: Floating dtype of the result.
+
+        Raises:
+            InvalidArgumentError: If `n` is no such number, the generator is none of torch's, or the dtype is not floating.
         """
 
     def perturb(self, x: Float[Tensor, "*shape"], n: int, *, generator: torch.Generator) -> Float[Tensor, "n *shape"]:
@@ -107,7 +110,30 @@ class SmoothingDistribution(ABC):
 
     @abstractmethod
     def log_density(self, noise: Float[Tensor, "n *shape"]) -> Float64[Tensor, " n"]:
-        """Return log q(z) for each noise vector, float64, normalised; -inf outside the support."""
+        """Return log q(z) for each noise vector, float64, normalised; -inf outside the support.
+
+        Raises:
+            InvalidArgumentError: If `noise` is no floating-point tensor [n, *shape].
+        """
+
+    def _rows(self, noise: Tensor) -> Float64[Tensor, "n d"]:
+        """Return noise vectors [n, *shape] as float64 rows, or raise: anything else would get the density of another law."""
+        if not isinstance(noise, Tensor) or not noise.is_floating_point():
+            kind = f"a tensor of {noise.dtype}" if isinstance(noise, Tensor) else type(noise).__name__
+            raise InvalidArgumentError(f"noise must be a floating-point torch.Tensor, got {kind}")
+        if noise.ndim != 1 + len(self.shape) or tuple(noise.shape[1:]) != self.shape:
+            sizes = ", ".join(map(str, self.shape))
+            raise InvalidArgumentError(f"noise must have shape (batch, {sizes}), got {tuple(noise.shape)}")
+        return noise.flatten(1).double()
+
+    def _check_draw(self, n: int, generator: torch.Generator, dtype: torch.dtype) -> None:
+        """Raise unless `sample` can be called so; every law calls it first."""
+        if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 0:
+            raise InvalidArgumentError(f"n must be an integer of at least 0, got n={n!r}")
+        if not isinstance(generator, torch.Generator):
+            raise InvalidArgumentError(f"generator must be a torch.Generator, got {type(generator).__name__}")
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+            raise InvalidArgumentError(f"dtype must be a floating-point dtype of torch, got dtype={dtype!r}")
 
     @abstractmethod
     def _one_sided_radius(self, q_upper: Float64[ndarray, "..."], norm: Norm) -> Float64[ndarray, "..."]:
@@ -194,7 +220,9 @@ class SmoothingDistribution(ABC):
         This holds for radii of the differential method only. A one-sided radius that is larger, since it was found for
         the whole shift at once (overlap of supports, level sets), may not be averaged: such a law overrides this.
         """
-        return np.asarray(0.5 * (self._growth(p, q, norm) + self._growth(1.0 - rival, rival, norm)))
+        top = self._growth(p, q, norm)
+        # The smallest p_A next to p_B = 0: what is infinite in both directions proves nothing.
+        return np.where(np.isneginf(top), 0.0, 0.5 * (top + self._growth(1.0 - rival, rival, norm)))
 
     def _one_sided_bounds(
         self, q_upper: Float64[ndarray, "..."], norm: Norm
@@ -238,6 +266,8 @@ class SmoothingDistribution(ABC):
         (key, value), *_ = given.items()
         if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
             raise InvalidArgumentError(f"{key} must be a number, got {key}={value!r}")
+        if not isinstance(value, int):
+            value = float(value)  # numpy's small floats would compare with the bounds in their own precision
         if not 0.0 < value < math.inf:
             raise InvalidArgumentError(f"{key} must be positive and finite, got {key}={value}")
         if not SCALES[0] <= value <= SCALES[1]:

@@ -92,6 +92,7 @@ class ExpInf(SmoothingDistribution):
         dtype: torch.dtype = torch.float32,
     ) -> Float[Tensor, "n *shape"]:
         """Draw a point on the unit cube's surface and (r / scale)^k of the Gamma((d - j) / k) law; see the base class."""
+        self._check_draw(n, generator, dtype)
         d, scale, k, j = self._values
         points = cube_direction(n, self.shape, generator, device, dtype)
         return scale_rows(points, gamma((d - j) / k, n, generator, device, 1.0 / k).mul_(scale)).to(dtype)
@@ -99,7 +100,7 @@ class ExpInf(SmoothingDistribution):
     def log_density(self, noise: Float[Tensor, "n *shape"]) -> Float64[Tensor, " n"]:
         """Return -(r / scale)^k - j log(r / scale), less the log of d 2^d scale^d Gamma((d - j) / k) / k."""
         d, scale, k, j = self._values
-        r = noise.flatten(1).double().abs().amax(1) / scale
+        r = self._rows(noise).abs().amax(1) / scale
         integral = math.log(d / k) + d * math.log(2 * scale) + math.lgamma((d - j) / k)
         return -(r**k) - (j * r.log() if j else 0.0) - integral
 

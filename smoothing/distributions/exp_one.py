@@ -88,6 +88,7 @@ class Exp1(SmoothingDistribution):
         dtype: torch.dtype = torch.float32,
     ) -> Float[Tensor, "n *shape"]:
         """Draw a point on the unit diamond's surface and (r / scale)^k of the Gamma(d / k) law; see the base class."""
+        self._check_draw(n, generator, dtype)
         d, scale, k = self._values
         points = diamond_direction(n, self.shape, generator, device, dtype)
         return scale_rows(points, gamma(d / k, n, generator, device, 1.0 / k).mul_(scale)).to(dtype)
@@ -95,7 +96,7 @@ class Exp1(SmoothingDistribution):
     def log_density(self, noise: Float[Tensor, "n *shape"]) -> Float64[Tensor, " n"]:
         """Return -(r / scale)^k, less the log of 2^d scale^d Gamma(d / k) / (k (d - 1)!)."""
         d, scale, k = self._values
-        r = noise.flatten(1).double().abs().sum(1) / scale
+        r = self._rows(noise).abs().sum(1) / scale
         return -(r**k) - (d * math.log(2 * scale) + math.lgamma(d / k) - math.log(k) - math.lgamma(d))
 
     def _one_sided_radius(self, q_upper: Float64[ndarray, "..."], norm: Norm) -> Float64[ndarray, "..."]:

@@ -79,6 +79,7 @@ class Expp(SmoothingDistribution):
         dtype: torch.dtype = torch.float32,
     ) -> Float[Tensor, "n *shape"]:
         """Draw random signs and (|z_i| / scale)^p of the Gamma(1/p) law; see the base class."""
+        self._check_draw(n, generator, dtype)
         scale, p = self._values
         size = gamma(1.0 / p, n * self.dimension, generator, device, 1.0 / p).mul_(scale)
         return size.mul_(random_sign((len(size),), generator, device, torch.float64)).reshape(n, *self.shape).to(dtype)
@@ -86,7 +87,7 @@ class Expp(SmoothingDistribution):
     def log_density(self, noise: Float[Tensor, "n *shape"]) -> Float64[Tensor, " n"]:
         """Return -sum (|z_i| / scale)^p - d log(2 scale Gamma(1 + 1/p))."""
         scale, p = self._values
-        size = noise.flatten(1).double().abs() / scale
+        size = self._rows(noise).abs() / scale
         return -(size**p).sum(1) - self.dimension * (math.log(2 * scale) + math.lgamma(1.0 + 1.0 / p))
 
     def _one_sided_radius(self, q_upper: Float64[ndarray, "..."], norm: Norm) -> Float64[ndarray, "..."]:

@@ -198,7 +198,7 @@ class Exp2(LevelSetLaw):
     def log_density(self, noise: Float[Tensor, "n *shape"]) -> Float64[Tensor, " n"]:
         """Return -(r / scale)^k - j log(r / scale), r = ||z||_2, less the log of the integral."""
         d, k, j = self.dimension, self._k, self.j
-        r = noise.flatten(1).double().norm(dim=1) / self._scale
+        r = self._rows(noise).norm(dim=1) / self._scale
         log_z = self._log_sphere() + math.lgamma((d - j) / k) - math.log(k)
         result: Tensor = -(r**k) - log_z
         return result - j * r.log() if j else result

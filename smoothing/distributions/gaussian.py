@@ -54,6 +54,7 @@ class Gaussian(SmoothingDistribution):
         dtype: torch.dtype = torch.float32,
     ) -> Float[Tensor, "n *shape"]:
         """Draw from the generator's own normal sampler; see the base class."""
+        self._check_draw(n, generator, dtype)
         assert self.sigma is not None
         noise = torch.empty((n, *self.shape), device=device or generator.device, dtype=dtype)
         return noise.normal_(0.0, self.sigma, generator=generator)
@@ -61,7 +62,7 @@ class Gaussian(SmoothingDistribution):
     def log_density(self, noise: Float[Tensor, "n *shape"]) -> Float64[Tensor, " n"]:
         """Return -||z||^2 / (2 sigma^2) - d log(sigma sqrt(2 pi))."""
         assert self.sigma is not None
-        z = noise.flatten(1).double() / self.sigma
+        z = self._rows(noise) / self.sigma
         return -0.5 * (z * z).sum(1) - self.dimension * (math.log(self.sigma) + 0.5 * math.log(2 * math.pi))
 
     def _one_sided_radius(self, q_upper: Float64[ndarray, "..."], norm: Norm) -> Float64[ndarray, "..."]:

@@ -73,6 +73,7 @@ class Laplace(SmoothingDistribution):
         A float32 uniform has 24 bits, so that |z| would end at 17 scales, a value that an ImageNet-sized input reaches
         in one of a hundred draws; with 53 bits it ends at 37.
         """
+        self._check_draw(n, generator, dtype)
         assert self.scale is not None
         u = torch.empty((n, *self.shape), device=device or generator.device, dtype=torch.float64)
         u.uniform_(generator=generator)
@@ -84,7 +85,7 @@ class Laplace(SmoothingDistribution):
     def log_density(self, noise: Float[Tensor, "n *shape"]) -> Float64[Tensor, " n"]:
         """Return -||z||_1 / scale - d log(2 scale)."""
         assert self.scale is not None
-        return -noise.flatten(1).double().abs().sum(1) / self.scale - self.dimension * math.log(2 * self.scale)
+        return -self._rows(noise).abs().sum(1) / self.scale - self.dimension * math.log(2 * self.scale)
 
     def _one_sided_radius(self, q_upper: Float64[ndarray, "..."], norm: Norm) -> Float64[ndarray, "..."]:
         assert self.scale is not None

@@ -84,6 +84,7 @@ class Pareto(SmoothingDistribution):
         dtype: torch.dtype = torch.float32,
     ) -> Float[Tensor, "n *shape"]:
         """Draw by inversion in float64: log(1 + |z| / scale) is exponential of rate a; see the base class."""
+        self._check_draw(n, generator, dtype)
         scale, a = self._values
         signed = laplace((n, *self.shape), generator, device)
         return torch.copysign(torch.expm1(signed.abs() / a).mul_(scale), signed).to(dtype)
@@ -91,7 +92,7 @@ class Pareto(SmoothingDistribution):
     def log_density(self, noise: Float[Tensor, "n *shape"]) -> Float64[Tensor, " n"]:
         """Return -(1 + a) sum log(1 + |z_i| / scale) + d log(a / (2 scale))."""
         scale, a = self._values
-        size = noise.flatten(1).double().abs() / scale
+        size = self._rows(noise).abs() / scale
         return -(1.0 + a) * torch.log1p(size).sum(1) + self.dimension * math.log(a / (2.0 * scale))
 
     def _one_sided_radius(self, q_upper: Float64[ndarray, "..."], norm: Norm) -> Float64[ndarray, "..."]:

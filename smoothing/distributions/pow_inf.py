@@ -83,6 +83,7 @@ class PowInf(SmoothingDistribution):
         dtype: torch.dtype = torch.float32,
     ) -> Float[Tensor, "n *shape"]:
         """Draw a point on the unit cube's surface and r / scale of the beta prime law (d, a - d); see the base class."""
+        self._check_draw(n, generator, dtype)
         d, scale, a = self._values
         points = cube_direction(n, self.shape, generator, device, dtype)
         return scale_rows(points, beta_prime(float(d), a - d, n, generator, device).mul_(scale)).to(dtype)
@@ -90,7 +91,7 @@ class PowInf(SmoothingDistribution):
     def log_density(self, noise: Float[Tensor, "n *shape"]) -> Float64[Tensor, " n"]:
         """Return -a log(1 + r / scale), less the log of d 2^d scale^d B(d, a - d)."""
         d, scale, a = self._values
-        r = noise.flatten(1).double().abs().amax(1) / scale
+        r = self._rows(noise).abs().amax(1) / scale
         log_beta = math.lgamma(d) + math.lgamma(a - d) - math.lgamma(a)
         return -a * torch.log1p(r) - (math.log(d) + d * math.log(2 * scale) + log_beta)
 

@@ -221,7 +221,7 @@ class Pow2(LevelSetLaw):
 
     def log_density(self, noise: Float[Tensor, "n *shape"]) -> Float64[Tensor, " n"]:
         """Return -a log(1 + (r / scale)^k), r = ||z||_2, less the log of the integral."""
-        r = noise.flatten(1).double().norm(dim=1) / self._scale
+        r = self._rows(noise).norm(dim=1) / self._scale
         log_z = self._log_sphere() + float(betaln(*self.profile._shapes)) - math.log(self._k)
         return -self._a * torch.nn.functional.softplus(self._k * r.log(), threshold=700.0) - log_z
 

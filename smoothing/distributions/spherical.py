@@ -60,6 +60,7 @@ class SphericalLaw(SmoothingDistribution):
         dtype: torch.dtype = torch.float32,
     ) -> Float[Tensor, "n *shape"]:
         """Draw a uniform direction and an independent length in float64; see the base class."""
+        self._check_draw(n, generator, dtype)
         points = sphere_direction(n, self.shape, generator, device, dtype)
         return scale_rows(points, self._radii(n, generator, device)).to(dtype)
 

@@ -64,6 +64,7 @@ class Uniform(SmoothingDistribution):
         dtype: torch.dtype = torch.float32,
     ) -> Float[Tensor, "n *shape"]:
         """Draw multiples of 2^-24 of the width, shifted by half a step so that the grid is symmetric; see the base."""
+        self._check_draw(n, generator, dtype)
         assert self.half_width is not None
         u = torch.empty((n, *self.shape), device=device or generator.device, dtype=torch.float32)
         u.uniform_(generator=generator)
@@ -73,7 +74,7 @@ class Uniform(SmoothingDistribution):
     def log_density(self, noise: Float[Tensor, "n *shape"]) -> Float64[Tensor, " n"]:
         """Return -d log(2 half_width) inside the cube and -inf outside."""
         assert self.half_width is not None
-        inside = noise.flatten(1).double().abs().amax(1) <= self.half_width
+        inside = self._rows(noise).abs().amax(1) <= self.half_width
         level = torch.full_like(inside, -self.dimension * math.log(2 * self.half_width), dtype=torch.float64)
         return torch.where(inside, level, -torch.inf)
 

@@ -56,7 +56,7 @@ class UniformBall(SphericalLaw):
         """Return -log(volume) inside the ball and -inf outside."""
         assert self.ball_radius is not None
         d = self.dimension
-        inside = noise.flatten(1).double().norm(dim=1) <= self.ball_radius
+        inside = self._rows(noise).norm(dim=1) <= self.ball_radius
         log_volume = d * math.log(self.ball_radius) + d / 2 * math.log(math.pi) - math.lgamma(d / 2 + 1)
         level = torch.full_like(inside, -log_volume, dtype=torch.float64)
         return torch.where(inside, level, -torch.inf)

@@ -12,7 +12,7 @@ from numpy import ndarray
 
 from smoothing.errors import InvalidArgumentError
 from smoothing.estimators.base import Estimator, ExtensionRefusedError, Phase
-from smoothing.estimators.grid import GridState, Mode, check_grid, check_mode, continues, label_of, level_at
+from smoothing.estimators.grid import GridState, Mode, check_beta, check_grid, check_mode, continues, label_of, level_at
 from smoothing.estimators.sequential import RATIO
 from smoothing.estimators.thresholds import Threshold
 from smoothing.statistics.arguments import check_positive_integer
@@ -55,7 +55,7 @@ class AnytimeEstimator(Estimator):
 
     def __post_init__(self) -> None:
         check_alpha(self.alpha)
-        check_alpha(self.beta)
+        check_beta(self.beta)
         check_mode(self.mode)
         check_grid(self.thresholds)
         check_ratio(self.ratio)

@@ -41,6 +41,7 @@ from smoothing.estimators.base import (
 )
 from smoothing.estimators.thresholds import Threshold, check_increasing
 from smoothing.rounding import complement_down
+from smoothing.statistics.arguments import as_probabilities
 
 Mode = Literal["label", "free"]
 
@@ -53,6 +54,16 @@ def check_mode(mode: str) -> None:
     """
     if mode not in get_args(Mode):
         raise InvalidArgumentError(f"mode must be one of {', '.join(get_args(Mode))}, got mode={mode!r}")
+
+
+def check_beta(beta: object) -> None:
+    """Raise unless `beta`, the error probability of refutations, is one number strictly between 0 and 1.
+
+    Raises:
+        InvalidArgumentError: If it is not.
+    """
+    if as_probabilities("beta", beta, closed=False).ndim:
+        raise InvalidArgumentError(f"beta must be one number, got beta={beta!r}")
 
 
 def check_grid(thresholds: Sequence[Threshold]) -> None:

@@ -103,7 +103,8 @@ class GrowthIntegral:
         lower, upper = self._lower(q), self._upper(q)
         if self.limit is not None:
             lower = np.where(q == 0.0, np.maximum(lower, self.limit * (1.0 - self.error)), lower)
-        return lower, np.maximum(upper, lower)
+        # The last subnormal shares may have no chord: nothing is known from above there.
+        return lower, np.maximum(np.where(np.isnan(upper), np.inf, upper), lower)
 
     def relative_gap(self, q: Float64[ndarray, "..."]) -> Float64[ndarray, "..."]:
         """Return (upper - lower) / lower, a bound on the relative loss of the lower bound; 0 at q = 1/2."""

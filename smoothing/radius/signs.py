@@ -121,6 +121,6 @@ def _log_ratio(
 ) -> Float64[ndarray, "..."]:
     """Return log(above / below) for above > 0; `nothing` where `below` is not positive, and so says nothing."""
     ratio = above / below
-    # The quotient ends at 1.8e308, its logarithm does not; the difference of two logarithms is inaccurate for small ratios only.
+    # The quotient ends at 1.8e308, its logarithm does not; a difference of logarithms is inaccurate for small ratios only.
     logarithm = np.where(np.isfinite(ratio), np.log(ratio), np.log(above) - np.log(below))
     return np.where(below > 0.0, logarithm, nothing)

@@ -21,17 +21,19 @@ WHOLE = 0.6
 
 @dataclass(frozen=True, eq=False)
 class Constraints:
-    """row_bounds[0] <= A v <= row_bounds[1], column_bounds[0] <= v <= column_bounds[1]."""
+    """row_bounds[0] <= A v <= row_bounds[1], column_bounds[0] <= v <= column_bounds[1]; `HullProgram.sizes` of both."""
 
     matrix: sparse.csr_array
     row_bounds: tuple[Float[ndarray, " rows"], Float[ndarray, " rows"]]
     column_bounds: tuple[Float[ndarray, " columns"], Float[ndarray, " columns"]]
+    sizes: tuple[Float[ndarray, " rows"], Float[ndarray, " columns"]]
 
     def part(self, rows: Int[ndarray, " some"], columns: Int[ndarray, " others"]) -> "Constraints":
         """Return the constraints `rows` on the variables `columns` (others are taken to be absent)."""
         matrix = sparse.csr_array(self.matrix[rows][:, columns])
         row_bounds = self.row_bounds[0][rows], self.row_bounds[1][rows]
-        return Constraints(matrix, row_bounds, (self.column_bounds[0][columns], self.column_bounds[1][columns]))
+        column_bounds = self.column_bounds[0][columns], self.column_bounds[1][columns]
+        return Constraints(matrix, row_bounds, column_bounds, (self.sizes[0][rows], self.sizes[1][columns]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +48,7 @@ class Cone:
 def constraints_of(program: HullProgram) -> Constraints:
     """Return all constraints of a program."""
     matrix, lower, upper = program.constraints()
-    return Constraints(matrix, (lower, upper), program.column_bounds())
+    return Constraints(matrix, (lower, upper), program.column_bounds(), program.sizes())
 
 
 def cones(program: HullProgram, constraints: Constraints, costs: sparse.csr_array) -> Iterator[Cone]:

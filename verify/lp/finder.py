@@ -266,7 +266,11 @@ class SlopeFinder:
                 claimed[chosen] = answers.objective + constant
                 at = torch.from_numpy(chosen).to(image.device)
                 slopes = dual_slopes(program, answers.row_dual, answers.column_dual)
-                trial = {k: self._complete(sweep, k, torch.from_numpy(slopes[k]), image[at]) for k in positions}
+                # Multipliers give positions of (leaky) ReLUs only; an S-shaped neuron keeps the line that the program has.
+                trial = {
+                    k: self._complete(sweep, k, torch.from_numpy(slopes[k]), image[at]) if k in slopes else old[at]
+                    for k, old in positions.items()
+                }
                 reached = _values(sweep, _rows_of(front, at), image[at], trial)
                 better = reached > values[chosen]
                 values[chosen[better]] = reached[better]

@@ -16,7 +16,7 @@ from scipy import sparse
 
 from verify.lp.conic import ConicProgram
 from verify.lp.program import Ball2, Box, HullProgram, widen
-from verify.lp.simplex import Engine, Simplex
+from verify.lp.simplex import Engine, Simplex, powers
 from verify.lp.solve import SolverOptions
 
 
@@ -73,6 +73,13 @@ class LargestProgram:
         lower, upper = self.hull.column_bounds()
         return np.append(lower, -np.inf), np.append(upper, np.inf)
 
+    def sizes(self) -> tuple[Float[ndarray, " rows"], Float[ndarray, " columns"]]:
+        """Widths, as `HullProgram.sizes`; that of t and its rows is what one variable makes of them."""
+        rows, columns = self.hull.sizes()
+        costs = widen(self.costs, self.hull.columns)
+        one = float(np.abs(costs @ sparse.diags_array(powers(columns))).max()) if costs.nnz else 1.0
+        return np.append(rows, np.full(len(self.constants), one)), np.append(columns, one)
+
     def constraints(self) -> tuple[sparse.csr_array, Float[ndarray, " rows"], Float[ndarray, " rows"]]:
         """Return A and the two sides of row_lower <= A v <= row_upper."""
         matrix, lower, upper = self.hull.constraints()
@@ -106,7 +113,8 @@ def minimise_largest(
         engine = ConicProgram(largest, solver=options.conic_solver, time_limit=options.time_limit)
     else:
         matrix, lower, upper = largest.constraints()
-        engine = Simplex(matrix, (lower, upper), largest.column_bounds(), time_limit=options.time_limit)
+        ends, sizes = largest.column_bounds(), largest.sizes()
+        engine = Simplex(matrix, (lower, upper), ends, sizes=sizes, time_limit=options.time_limit)
     cost = np.zeros(largest.columns)
     cost[-1] = 1.0
     answer = engine.minimise(cost, stop_above=stop_above)

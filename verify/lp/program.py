@@ -25,6 +25,7 @@ from smoothing.threat import Norm
 from verify.graph import Graph, Input, LeakyReLU, MaxPool, Sigmoid, Tanh
 from verify.lp.lines import pool_lines, s_shaped_lines, s_shaped_range
 from verify.lp.memory import BYTES_PER_NONZERO, affine_nonzeros, require_memory
+from verify.lp.simplex import units
 from verify.matrices import affine_matrices
 from verify.region import Region
 
@@ -32,20 +33,26 @@ DENSE_ROW = 4
 """A stably active neuron whose expression has more entries than this gets a variable of its own, against fill-in."""
 
 SPARE_WIDTH = 3e-8
-"""How far each triangle reaches beyond what its neuron can take, relative to 1 + its width. A triangle implies its own box
-as a constraint, and the layers below imply the very same one, because they gave the box: two ways to prove it, and a
-solution that uses the triangle's cannot be written in slopes. A hair of room leaves only the other: more than the solver's
-feasibility tolerance (1e-9, absolute), within which it does not see the room. The slopes are then evaluated on the true box.
+"""How far each triangle reaches beyond what its neuron can take, relative to its width, or to 1 where that is larger and the
+width an ordinary one (`verify.lp.simplex.units`). A triangle implies its own box as a constraint, and the layers below imply
+the very same one, because they gave the box: two ways to prove it, and a solution that uses the triangle's cannot be
+written in slopes. A hair of room leaves only the other: more than the solver's feasibility tolerance (1e-9 of the same),
+within which it does not see the room. The slopes are then evaluated on the true box.
 
 The room is counted from what the neuron can take in *this* program (`HullProgram.reached`), not from its box: the hairs of
 the layers below, amplified by the weights, let it go a little beyond the box, and a box whose room is used up binds.
 """
 
+GRAIN = 1e-5
+"""What is narrower than this share of the terms that it is computed from counts as so wide: a solver that is asked for 1e-9
+of it would otherwise look for less than the terms' rounding.
+"""
+
 CONIC_SPARE_WIDTH = 1e-6
-"""The same for l2 balls, whose programs are solved by interior points: they come as close as some 1e-8."""
+"""The same for l2 balls, relative to 1 + the width: interior points come as close as some 1e-8, whatever the width."""
 
 FARTHEST = 1e-2
-"""How far beyond a box, relative to 1 + its width, `reached` is believed. Hairs never add up to that much; a box that is so
+"""How far beyond a box, relative to the same, `reached` is believed. Hairs never add up to that much; a box that is so
 much tighter than what its program says came from elsewhere, and a triangle without it would be another relaxation.
 """
 
@@ -161,7 +168,7 @@ class HullProgram:
         return matrix, np.concatenate(self._row_lower), np.concatenate(self._row_upper)
 
     def sizes(self) -> tuple[Float[ndarray, " rows"], Float[ndarray, " columns"]]:
-        """Return what is large for each row and each column: the width of what it speaks of; 0 where it has none.
+        """Return what is large for each row and each column: the width of what it speaks of, or `GRAIN` of its terms.
 
         A solver's tolerances are absolute, a neuron that takes values up to 1e-5 is not less exact than one of 1.
         """
@@ -177,7 +184,8 @@ class HullProgram:
 
     def _new_columns(self, lower: ndarray, upper: ndarray, size: ndarray | None = None) -> int:
         first = self.columns
-        self._column_size.append(np.asarray(upper - lower if size is None else size, dtype=np.float64))
+        largest = np.maximum(np.abs(lower), np.abs(upper))
+        self._column_size.append(np.maximum(upper - lower if size is None else size, GRAIN * largest))
         self._lower.append(np.asarray(lower, dtype=np.float64))
         self._upper.append(np.asarray(upper, dtype=np.float64))
         self._column_owner.append(np.full(len(lower), self._adding))
@@ -186,7 +194,8 @@ class HullProgram:
 
     def _new_rows(self, block: sparse.csr_array, lower: ndarray, upper: ndarray, size: ndarray | float) -> int:
         first = self.rows
-        self._row_size.append(np.broadcast_to(np.float64(size), (block.shape[0],)))
+        sides = np.where(np.isfinite(lower), np.abs(lower), 0.0), np.where(np.isfinite(upper), np.abs(upper), 0.0)
+        self._row_size.append(np.maximum(size, GRAIN * self._terms(block, np.maximum(*sides))))
         self._blocks.append(block)
         self._row_lower.append(lower)
         self._row_upper.append(upper)
@@ -194,6 +203,11 @@ class HullProgram:
         self.rows += block.shape[0]
         self._nonzeros += block.nnz
         return first
+
+    def _terms(self, matrix: sparse.csr_array, offset: ndarray) -> Float[ndarray, " rows"]:
+        """Return how large the terms of some rows are: what their rounding is counted from."""
+        sizes = np.concatenate([np.zeros(0), *self._column_size])[: matrix.shape[1]]
+        return np.asarray(abs(matrix) @ sizes + np.abs(offset))
 
     def _require(self, more: int, what: str) -> None:
         held = self._nonzeros + sum(expression.matrix.nnz for expression in self.expressions.values())
@@ -220,7 +234,7 @@ class HullProgram:
         source = self.expressions[node.inputs[0]]
         lower, upper = self.boxes[node.inputs[0]]
         if isinstance(node.op, LeakyReLU):
-            return self._add_relu(k, node.op.slope, source, (lower, upper), self._room(node.inputs[0]))
+            return self._add_relu(k, node.op.slope, source, (lower, upper), self._room(node.inputs[0], source))
         if isinstance(node.op, MaxPool):
             return self._add_max_pool(node.op, source, lower, upper)
         assert isinstance(node.op, Sigmoid | Tanh)
@@ -251,10 +265,13 @@ class HullProgram:
         self.input_columns = self.columns
         return expression
 
-    def _room(self, source: int) -> Box:
+    def _room(self, source: int, expression: Expression) -> Box:
         """Return the ends of the triangles of an activation: a hair beyond all that their neurons can take."""
         lower, upper = self.boxes[source]
         width = 1.0 + upper - lower
+        if self.ball is None:
+            width = np.maximum(upper - lower, GRAIN * self._terms(expression.matrix, expression.offset))
+            width = np.maximum(width, units(width))
         low, high = self.reached.get(source, (lower, upper))
         low = np.where(low > lower - FARTHEST * width, np.fmin(lower, low), lower)
         high = np.where(high < upper + FARTHEST * width, np.fmax(upper, high), upper)

@@ -151,7 +151,8 @@ def refute_by_programs(
         boxes = {}
         for node, box in found.boxes.items():
             # The program's triangles are a hair longer than their boxes (`SPARE_WIDTH`): that hair is taken off before.
-            hair = 2 * SPARE_WIDTH * (box[1][image] - box[0][image])
+            width = box[1][image] - box[0][image]
+            hair = np.minimum(2 * SPARE_WIDTH * np.maximum(width, 1.0), 0.25 * width)
             boxes[node] = (box[0][image] + hair, box[1][image] - hair)
         program = HullProgram(problem.graph, problem.region[image : image + 1], boxes, chosen.memory_limit)
         output = program.reach(problem.graph.output)

@@ -26,6 +26,10 @@ OPTIONS: dict[str, Any] = {
 """Dual simplex, from the last basis."""
 
 
+ORDINARY = 2.0**-6, 2.0**10
+"""Widths between which an absolute tolerance does no harm."""
+
+
 @dataclass(frozen=True, eq=False)
 class Answer:
     """What a solver says about one objective; every number of it is a proposal.
@@ -60,10 +64,14 @@ class Engine(Protocol):
 class Simplex:
     """A linear program in HiGHS.
 
+    HiGHS's tolerances are absolute, so it is given every row, column and objective in `units` of the width of what it speaks
+    of (`HullProgram.sizes`); answers are in the caller's.
+
     Args:
         matrix: A, [rows, columns].
         row_bounds: Lower and upper sides of A v.
         column_bounds: Lower and upper bounds of v.
+        sizes: Widths of rows and of columns; None leaves all as they are.
         time_limit: Seconds per objective; None for no limit.
     """
 
@@ -73,6 +81,7 @@ class Simplex:
         row_bounds: tuple[Float[ndarray, " rows"], Float[ndarray, " rows"]],
         column_bounds: tuple[Float[ndarray, " columns"], Float[ndarray, " columns"]],
         *,
+        sizes: tuple[Float[ndarray, " rows"], Float[ndarray, " columns"]] | None = None,
         time_limit: float | None = None,
     ) -> None:
         import highspy
@@ -83,7 +92,10 @@ class Simplex:
         for option, value in OPTIONS.items():
             self._solver.setOptionValue(option, value)
         self._limit = time_limit
-        self._solver.passModel(linear_program(highspy, matrix, row_bounds, column_bounds))
+        rows, columns = (np.ones(count) if sizes is None else units(sizes[i]) for i, count in enumerate(matrix.shape))
+        self._stretch, self._squeeze = columns, 1.0 / rows
+        program = scaled_program(highspy, matrix, row_bounds, column_bounds, rows, columns)
+        self._solver.passModel(program)
         self._indices = np.arange(self._columns, dtype=np.int32)
 
     def minimise(self, cost: Float[ndarray, " columns"], *, stop_above: float | None = None) -> Answer:
@@ -91,8 +103,10 @@ class Simplex:
         if self._columns == 0:  # a constant: HiGHS calls such a model empty, and no optimum
             return Answer("optimal", 0.0, np.zeros(self._rows), np.zeros(0))
         solver, library = self._solver, self._library
-        solver.changeColsCost(self._columns, self._indices, np.ascontiguousarray(cost, dtype=np.float64))
-        solver.setOptionValue("objective_bound", float("inf") if stop_above is None else float(stop_above))
+        scaled = np.ascontiguousarray(cost, dtype=np.float64) * self._stretch
+        unit = float(units(np.abs(scaled).max(keepdims=True))[0])
+        solver.changeColsCost(self._columns, self._indices, scaled / unit)
+        solver.setOptionValue("objective_bound", float("inf") if stop_above is None else float(stop_above) / unit)
         if self._limit is not None:
             # HiGHS counts the time of all runs of an object together.
             solver.setOptionValue("time_limit", float(solver.getRunTime() + self._limit))
@@ -107,10 +121,17 @@ class Simplex:
             solver.clearSolver()
             return Answer(str(solver.modelStatusToString(status)).lower(), float("nan"), None, None)
         solution = solver.getSolution()
+        objective = unit * float(solver.getObjectiveValue())
         if not solution.dual_valid:
-            return Answer(word, float(solver.getObjectiveValue()), None, None)
-        duals = np.array(solution.row_dual), np.array(solution.col_dual)
-        return Answer(word, float(solver.getObjectiveValue()), *duals)
+            return Answer(word, objective, None, None)
+        rows, columns = np.array(solution.row_dual) * self._squeeze, np.array(solution.col_dual) / self._stretch
+        return Answer(word, objective, unit * rows, unit * columns)
+
+
+def powers(sizes: Float[ndarray, " n"]) -> Float[ndarray, " n"]:
+    """Return the powers of two next to some sizes, by which dividing is exact; 1 for those that are none."""
+    usable = np.isfinite(sizes) & (sizes > 0)
+    return np.asarray(np.exp2(np.round(np.clip(np.log2(np.where(usable, sizes, 1.0)), -200, 200))))
 
 
 def quiet_solver(library: Any) -> Any:
@@ -133,6 +154,29 @@ def run_solver(library: Any, solver: Any) -> None:
     if solver.run() == library.HighsStatus.kError and solver.getModelStatus() == library.HighsModelStatus.kNotset:
         solver.resetGlobalScheduler(True)
         solver.run()
+
+
+def units(sizes: Float[ndarray, " n"]) -> Float[ndarray, " n"]:
+    """Return what widths are counted in: 1 where they are ordinary, otherwise a power of two next to them.
+
+    Programs of ordinary networks are left as they are, because they are solved in half the time so: their rows then have
+    the ones and the weights that the network has.
+    """
+    return np.where((sizes >= ORDINARY[0]) & (sizes <= ORDINARY[1]), 1.0, powers(sizes))
+
+
+def scaled_program(
+    library: Any,
+    matrix: sparse.csr_array,
+    row_bounds: tuple[Float[ndarray, " rows"], Float[ndarray, " rows"]],
+    column_bounds: tuple[Float[ndarray, " columns"], Float[ndarray, " columns"]],
+    rows: Float[ndarray, " rows"],
+    columns: Float[ndarray, " columns"],
+) -> Any:
+    """Return the constraints with every row divided by its entry of `rows`, in variables divided by theirs of `columns`."""
+    scaled = sparse.csr_array(sparse.diags_array(1.0 / rows) @ matrix @ sparse.diags_array(columns))
+    sides = row_bounds[0] / rows, row_bounds[1] / rows
+    return linear_program(library, scaled, sides, (column_bounds[0] / columns, column_bounds[1] / columns))
 
 
 def linear_program(

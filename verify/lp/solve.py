@@ -152,7 +152,7 @@ def _solve_part(
     deadline: float,
     time_limit: float | int | None,
 ) -> list[Answer | None]:
-    engine = Simplex(part.matrix, part.row_bounds, part.column_bounds, time_limit=time_limit)
+    engine = Simplex(part.matrix, part.row_bounds, part.column_bounds, sizes=part.sizes, time_limit=time_limit)
     return _run(engine, costs, objectives, limits, partner, give_up, deadline)
 
 
