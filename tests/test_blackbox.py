@@ -153,7 +153,7 @@ class Column:
         np.array(["0", "1", " 2 "]),
         Column(),
     ],
-    ids=str,
+    ids=lambda value: type(value).__name__,
 )
 def test_whatever_a_function_returns_its_labels_in(returned: Any) -> None:
     assert answers(lambda images: returned) == ["0", "1", "2"]
@@ -186,7 +186,7 @@ def test_answers_without_a_label_count_against_the_top_class(one: Any) -> None:
         (None, "one value of type NoneType"),
         ([0, 1], "2 labels"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) and " " in value else type(value).__name__,
 )
 def test_a_function_that_returns_no_labels_is_wrong_usage(returned: Any, got: str) -> None:
     """Taken for refusals, its answers would make every input abstain, at full cost."""
