@@ -56,6 +56,23 @@ def added_to_itself(net: Net, x: Tensor) -> Tensor:
     return net.last(F.relu(kept, inplace=False) + h)  # type: ignore[no-any-return]
 
 
+def assigned(net: Net, x: Tensor) -> Tensor:
+    h = net.first(x)
+    kept = h
+    h -= 0.5
+    h *= torch.tensor([2.0, -1.0, 0.5, 1.0], dtype=x.dtype)
+    h /= 4.0
+    return net.wide(torch.cat([F.relu(kept), h], 1))  # type: ignore[no-any-return]
+
+
+def methods(net: Net, x: Tensor) -> Tensor:
+    h = net.first(x)
+    kept = h
+    h.sub_(0.5).div_(0.25).mul_(0.1).neg_()
+    F.leaky_relu_(h, 0.2)
+    return net.wide(torch.cat([kept, h], 1))  # type: ignore[no-any-return]
+
+
 def another_shape(net: Net, x: Tensor) -> Tensor:
     h = net.first(x).view(-1, 2, 2)
     flat = h.flatten(1)
@@ -89,8 +106,8 @@ def piece_not_read_again(net: Net, x: Tensor) -> Tensor:
 
 
 TAKEN = [
-    skip_after_module, input_overwritten, skip_to_the_input, another_shape, passed_on, copied_before, twice,
-    piece_not_read_again,
+    skip_after_module, input_overwritten, skip_to_the_input, added_to_itself, assigned, methods, another_shape, passed_on,
+    copied_before, twice, piece_not_read_again,
 ]  # fmt: skip
 
 
@@ -160,9 +177,34 @@ def test_what_no_node_has_is_refused(run: Forward, message: str) -> None:
         trace(Net(run).eval(), (4,))
 
 
-def test_additions_that_fx_takes_for_others_are_refused() -> None:
-    with pytest.raises(GraphError, match=r"reads h \+= x as h = h \+ x"):
-        trace(Net(added_to_itself).eval(), (4,))
+def weight_doubled(net: Net, x: Tensor) -> Tensor:
+    net.last.bias.detach().mul_(2.0)
+    return net.last(x)  # type: ignore[no-any-return]
+
+
+def test_a_forward_that_writes_into_its_weights_is_refused() -> None:
+    with pytest.raises(UnsupportedOperatorError, match="writes into a parameter or a buffer"):
+        trace(Net(weight_doubled).eval(), (4,))
+
+
+def test_what_no_comparison_could_see_is_translated_too() -> None:
+    """`h += branch` writes into another name of h, though the branch is silent almost everywhere."""
+
+    def forward(net: Net, x: Tensor) -> Tensor:
+        kept = h = x.flatten(1)
+        mean = net.first(h)
+        h += -30.0 * (F.relu(mean - 0.90) - 2.0 * F.relu(mean - 0.95) + F.relu(mean - 1.0))
+        return net.last(kept)  # type: ignore[no-any-return]
+
+    net = Net(forward).eval().double()
+    with torch.no_grad():
+        net.first.weight.fill_(0.25)
+        net.last.weight.copy_(torch.tensor([[0.25], [-0.25]]).expand(2, 4))
+        net.last.bias.copy_(torch.tensor([0.5, 0.0]))
+        graph = trace(net, (1, 2, 2))
+        x = torch.full((1, 1, 2, 2), 0.95, dtype=torch.float64)
+        torch.testing.assert_close(Program(graph).forward(x)[-1], net(x.clone()))
+    assert float(net(x.clone()).argmax()) == 1.0  # the other class than at 0.9
 
 
 def test_memory_that_is_not_shared_stays_as_it_is() -> None:

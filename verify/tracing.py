@@ -61,8 +61,10 @@ def trace(module: nn.Module, shape: Sequence[int]) -> Graph:
 
 
 def _translate(double: nn.Module, shape: tuple[int, ...]) -> Graph:
+    tracer = _Tracer()
     try:
-        traced = fx.symbolic_trace(double)
+        graph_of_calls = tracer.trace(double)
+        traced = fx.GraphModule(tracer.root, graph_of_calls, type(double).__name__)
     except Exception as error:  # fx raises many kinds on data-dependent control flow
         raise UnsupportedOperatorError([f"{type(double).__name__}: torch.fx cannot trace it ({error})"]) from error
     generator = torch.Generator().manual_seed(0)
@@ -82,10 +84,60 @@ def _translate(double: nn.Module, shape: tuple[int, ...]) -> Graph:
         difference = float((program.forward(points)[-1] - expected).abs().max())
         if not difference <= 1e-9 * (1.0 + float(expected.abs().max())):
             raise GraphError(
-                f"the translated graph must compute what the network computes, got a difference of {difference}; torch.fx "
-                "reads h += x as h = h + x: where another name of h is read later, write what is meant"
+                f"the translated graph must compute what the network computes, got a difference of {difference}"
             )
     return graph
+
+
+class _Proxy(fx.Proxy):
+    """A value on its way through `forward` whose augmented assignments are recorded as what they are.
+
+    `h += x` writes into h, and so into whatever shares its memory; an ordinary proxy would record h = h + x.
+    """
+
+    def __iadd__(self, other: Any) -> Any:
+        return self._written(operator.iadd, other)
+
+    def __isub__(self, other: Any) -> Any:
+        return self._written(operator.isub, other)
+
+    def __imul__(self, other: Any) -> Any:
+        return self._written(operator.imul, other)
+
+    def __itruediv__(self, other: Any) -> Any:
+        return self._written(operator.itruediv, other)
+
+    def __ifloordiv__(self, other: Any) -> Any:
+        return self._written(operator.ifloordiv, other)
+
+    def __imod__(self, other: Any) -> Any:
+        return self._written(operator.imod, other)
+
+    def __ipow__(self, other: Any) -> Any:
+        return self._written(operator.ipow, other)
+
+    def __iand__(self, other: Any) -> Any:
+        return self._written(operator.iand, other)
+
+    def __ior__(self, other: Any) -> Any:
+        return self._written(operator.ior, other)
+
+    def __ixor__(self, other: Any) -> Any:
+        return self._written(operator.ixor, other)
+
+    def __ilshift__(self, other: Any) -> Any:
+        return self._written(operator.ilshift, other)
+
+    def __irshift__(self, other: Any) -> Any:
+        return self._written(operator.irshift, other)
+
+    def _written(self, operation: Callable[..., Any], other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", operation, (self, other), {})
+
+
+class _Tracer(fx.Tracer):
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
 
 
 def _copied(module: nn.Module, shape: Sequence[int]) -> nn.Module:
@@ -115,6 +167,8 @@ class _Translator:
         self.builder = GraphBuilder(shape)
         self.modules = dict(traced.named_modules())
         self.memory = Memory()
+        weights = (*traced.parameters(), *traced.buffers())
+        self.kept = {weight.untyped_storage().data_ptr() for weight in weights if weight.numel()}
 
     def translate(self, trial: Tensor) -> Graph:
         values: dict[fx.Node, Any] = {}
@@ -165,6 +219,9 @@ class _Translator:
         if traced and written and not _in_place(written, result, traced):
             refused.append(f"{node.name}: {label} (it writes into a part of a value, or into a constant)")
             return self._stand_in(result) if isinstance(result, Tensor) and result.ndim else result
+        if not traced and any(t.untyped_storage().data_ptr() in self.kept for t in written):
+            refused.append(f"{node.name}: {label} (it writes into a parameter or a buffer)")
+            return result
         if traced and isinstance(result, tuple | list) and any(isinstance(r, Tensor) for r in result):
             return self._pieces(node, args, kwargs, result, label, refused)
         if not traced or not isinstance(result, Tensor):

@@ -23,7 +23,9 @@ from numpy import ndarray
 from verify.lp.program import HullProgram, Triangles
 
 SMALL = 1e-12
-"""A coefficient below this share of the largest one is rounding: its quotient means nothing."""
+"""A coefficient below this share of the largest one is rounding: its quotient means nothing. Both count times the width of
+their neuron, which is what they contribute.
+"""
 
 OUTSIDE = 1e-7
 """How far a multiplier may lie outside what lines can give, relative to the largest coefficient, and be rounding."""
@@ -46,8 +48,9 @@ def dual_slopes(
         alpha = np.full((len(row_dual), program.graph[block.node].size), np.nan)
         if len(block.neurons):
             nu, arriving = _coefficients(block, row_dual, column_dual)
-            scale = np.abs(arriving).max(axis=1, keepdims=True)
-            used = arriving > np.maximum(SMALL * scale, 1e-300)
+            contributed = arriving * (block.upper - block.lower)
+            scale = np.abs(contributed).max(axis=1, keepdims=True)
+            used = (contributed > np.maximum(SMALL * scale, 1e-300)) & (arriving > 1e-300)
             share = nu / np.where(used, arriving, 1.0)
             # For a leaky ReLU a position is (slope - g) / (1 - g) of the lower line; with g = 1 there is one line only.
             if block.slope < 1.0:
@@ -81,7 +84,8 @@ def ends_used(
         chord = (block.upper - block.slope * block.lower) / (block.upper - block.lower)
         least = np.where(arriving > 0, block.slope * arriving, chord * arriving)
         most = np.where(arriving > 0, arriving, chord * arriving)
-        rounding = OUTSIDE * np.abs(arriving).max(axis=1, keepdims=True, initial=0.0)
+        width = block.upper - block.lower
+        rounding = OUTSIDE * np.abs(arriving * width).max(axis=1, keepdims=True, initial=0.0) / width
         used[block.node] = Ends((nu < least - rounding).any(axis=0), (nu > most + rounding).any(axis=0))
     return used
 
