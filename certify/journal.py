@@ -238,10 +238,30 @@ class Journal:
             raise JournalError(f"{self.path}: an answer of input {index} is damaged ({error})") from None
 
     def answer_versions(self, index: int) -> set[str | None]:
-        """Return the versions of the service among the answers of one input."""
+        """Return the versions of the service that the answers of one input speak for.
+
+        None is among them where an answer has a label and no version; an answer that has neither says nothing of it.
+        """
         with _explained(self.path):
-            query = 'SELECT DISTINCT version FROM answers WHERE "index" = ?'
+            query = (
+                """SELECT DISTINCT version FROM answers WHERE "index" = ? AND (label <> '' OR version IS NOT NULL)"""
+            )
             return {version for (version,) in self._connection.execute(query, (index,))}
+
+    def names_version(self, *, apart_from: Iterable[str] = ()) -> bool:
+        """Return whether the service has named a version, in a label of any input or in answer to any other question.
+
+        Args:
+            apart_from: What stands in the place of a version and is none.
+        """
+        none = (NOT_ASKED, *apart_from)
+        with _explained(self.path):
+            # Of questions that are no votes the labels are not kept.
+            query = (
+                """SELECT 1 FROM answers WHERE version IS NOT NULL AND (label <> '' OR "index" < 0) """
+                f"AND version NOT IN ({', '.join('?' * len(none))}) LIMIT 1"
+            )
+            return self._connection.execute(query, none).fetchone() is not None
 
     def count_answers(self, *, votes: bool = False) -> int:
         """Return how many answers are there, of all inputs: what has been paid for.

@@ -228,20 +228,46 @@ def test_a_call_that_is_cancelled_while_it_connects_leaves_no_socket(rounds: int
     assert unclosed == []
 
 
-def test_a_slow_answer_is_waited_for_while_it_moves() -> None:
+@pytest.mark.parametrize("limit", [0.5, 10.0])
+def test_an_answer_that_trickles_in_has_as_long_as_any_other(limit: float) -> None:
     class Slow(Scripted):
         def _talk(self, connection: socket.socket) -> None:
             connection.recv(65536)
-            for byte in answer(b"one-two"):
+            for byte in answer(b"one-two"):  # 45 bytes, 0.05 s each
                 threading.Event().wait(0.05)
                 connection.sendall(bytes([byte]))
 
     async def steps(ask: Any) -> bytes:
-        return bytes((await ask(b"first", 1.5)).content)
+        if limit < 1:
+            with pytest.raises(httpx.ReadTimeout):
+                await ask(b"first", limit)
+            return b"one-two"
+        return bytes((await ask(b"first", limit)).content)
 
     server = Slow([], None)
     try:
-        assert talk(steps, server) == b"one-two"  # 45 bytes, 0.05 s each: longer than the limit in all
+        assert talk(steps, server) == b"one-two"
+    finally:
+        server.close()
+
+
+def test_a_request_that_goes_out_slowly_takes_nothing_from_the_time_for_the_answer() -> None:
+    class Slow(Scripted):
+        def _talk(self, connection: socket.socket) -> None:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+            got = 0
+            while got < 24_000_000:
+                part = connection.recv(400_000)
+                got += len(part)
+                threading.Event().wait(0.01 if part else 10)
+            connection.sendall(answer(b"one-two"))
+
+    async def steps(ask: Any) -> bytes:
+        return bytes((await ask(b"x" * 24_000_000, 10.0)).content)
+
+    server = Slow([], None)
+    try:
+        assert talk(steps, server) == b"one-two"
     finally:
         server.close()
 

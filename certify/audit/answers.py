@@ -15,8 +15,8 @@ def check_answers(run: RawRun, found: Findings) -> None:
     """Check the looks of a run on a service against its answers; nothing for other runs.
 
     The rules are written here once more, from `run.json` alone: which label is which class, that anything else is the
-    outcome "invalid", and that answers of two versions, or a void mark, make all votes of an input invalid, those of before
-    the change too: such an input proves nothing.
+    outcome "invalid", and that labels of two versions (one with and one without any are two), or a void mark, make all votes
+    of an input invalid, those of before the change too: such an input proves nothing.
 
     Raises:
         AuditError: If the run's description lacks the labels, or the answers cannot be read.
@@ -32,7 +32,8 @@ def check_answers(run: RawRun, found: Findings) -> None:
     answers = _read(run)
     for row in run.rows:
         own = answers[row.index]
-        versions = {version for _, _, _, version in own if version is not None}
+        # An answer with neither a label nor a version, a refusal for instance, says nothing of who gave it.
+        versions = {version for _, _, label, version in own if str(label) or version is not None}
         void = _VOID in versions or len(versions) > 1
         by_phase: dict[str, dict[int, int]] = defaultdict(dict)
         for phase, sample, label, version in own:

@@ -1,9 +1,12 @@
 """The base of every adapter: how one kind of service is asked, and how its answers are read."""
 
+import asyncio
 import json
 import math
+import ssl
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
@@ -15,6 +18,11 @@ from jaxtyping import UInt8
 from numpy import ndarray
 
 from certify.blackbox.answers import Answer, NoAnswerError, RefusedError, ServiceError
+from certify.blackbox.connections import Connection
+from certify.blackbox.direct import TooLargeError
+
+UNREADABLE = (ArithmeticError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
+"""What reading an answer of an unexpected form may fail with: numbers beyond floats, wrong types, absent keys, nesting."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,8 @@ class Adapter(ABC):
     @abstractmethod
     async def ask(self, client: httpx.AsyncClient, prepared: Any) -> Sequence[Answer]:
         """Ask once, without retry, about some images; one answer each, in order.
+
+        What is done with an answer that has come goes into `with reading():`.
 
         Args:
             client: Sends the request.
@@ -95,8 +105,9 @@ async def send(
     Raises:
         NoAnswerError: On transport errors, 408, 429 and 5xx.
         RefusedError: On 400, 413, 415, 422 and other errors that speak about this request, and where the body of the answer
-            is not of the encoding that it claims.
-        ServiceError: On 401, 403, 404, 405 and redirects: they would meet every request alike.
+            is not of the encoding that it claims, or too large.
+        ServiceError: On 401, 403, 404, 405, redirects and a certificate that cannot be verified: they would meet every
+            request alike.
     """
     try:
         # A request of our own rather than `client.request`: it skips cookies, which no answer may depend on, and much work.
@@ -107,12 +118,17 @@ async def send(
             content=content,
             extensions={"timeout": client.timeout.as_dict()},
         )
-        response = await client.send(request)
+        response = await _sent(client, request)
     except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+        unverified = _unverified(error)
+        if unverified is not None:  # waiting mends no certificate
+            raise ServiceError(f"the certificate of {host(url)} cannot be verified: {unverified}") from None
         raise NoAnswerError(f"cannot connect to {host(url)}: {type(error).__name__}", reached=False) from None
     except httpx.TransportError as error:
         # From None: a traceback would carry the request with its headers.
         raise NoAnswerError(f"lost the connection to {host(url)}: {type(error).__name__}") from None
+    except TooLargeError as error:
+        raise RefusedError(str(error)) from None
     except httpx.DecodingError:
         raise RefusedError("the answer cannot be decoded") from None
     except httpx.InvalidURL:
@@ -130,6 +146,30 @@ async def send(
         # The host alone: path and query were filled in from the environment, and may hold a key.
         raise ServiceError(f"HTTP {status} from {host(url)}: check the address and the name of the model")
     raise RefusedError(f"HTTP {status}")
+
+
+async def _sent(client: httpx.AsyncClient, request: httpx.Request) -> httpx.Response:
+    """Send a request and read the answer, whose body must be there in time as a whole."""
+    if isinstance(client, Connection):  # it has that limit itself
+        return await client.send(request)
+    response = await client.send(request, stream=True)  # by a proxy: httpx's own limits start anew with every byte
+    try:
+        async with asyncio.timeout(client.timeout.read):
+            await response.aread()
+    except TimeoutError:
+        raise httpx.ReadTimeout("no whole answer came in") from None
+    finally:
+        await response.aclose()
+    return response
+
+
+def _unverified(error: BaseException | None) -> str | None:
+    """Return why a certificate could not be verified, None where a connection failed otherwise."""
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return str(getattr(error, "verify_message", "") or "its verification failed")
+        error = error.__cause__ or error.__context__
+    return None
 
 
 @lru_cache(maxsize=64)
@@ -157,26 +197,72 @@ def host(url: str) -> str:
     return f"{parsed.scheme}://{parsed.host}{port}"
 
 
+@contextmanager
+def reading() -> Iterator[None]:
+    """Make whatever an odd answer lets its reader fail with a refusal: an answer came, so that its vote must count.
+
+    Raises:
+        RefusedError: If the answer cannot be read.
+    """
+    try:
+        yield
+    except UNREADABLE:
+        # From None: the text of such an error may quote the answer.
+        raise RefusedError("the answer cannot be read") from None
+
+
 def read_json(response: httpx.Response) -> Any:
     """Return the body as JSON.
 
     Raises:
         RefusedError: If it is none: an answer was given, but it cannot be read.
     """
+    return from_json(response.content)
+
+
+def from_json(content: bytes) -> Any:
+    """Return a body, or a part of one, as JSON.
+
+    Raises:
+        RefusedError: If it is none.
+    """
     try:
-        return response.json()
+        return json.loads(content)
     except (ValueError, RecursionError):
         raise RefusedError("the answer is not JSON") from None
 
 
+def finite(score: Any) -> float | None:
+    """Return a score as a float; None where it is no finite number, or beyond the range of floats."""
+    if isinstance(score, bool) or not isinstance(score, int | float):
+        return None
+    try:
+        value = float(score)
+    except OverflowError:
+        return None
+    return value if math.isfinite(value) else None
+
+
 def top_score(scores: Sequence[Any]) -> str | None:
     """Return the number of the largest score as text; None where a score is no finite number. Ties go to the first."""
-    values = [
-        float(score) if isinstance(score, int | float) and not isinstance(score, bool) else math.nan for score in scores
-    ]
-    if not values or not all(math.isfinite(value) for value in values):
+    values = [value for value in map(finite, scores) if value is not None]
+    if not values or len(values) != len(scores):
         return None
     return str(values.index(max(values)))
+
+
+def top_label(scored: Iterable[tuple[Any, Any]]) -> str | None:
+    """Return the label of the largest score, of pairs (score, label); equal scores go to the smallest name.
+
+    None where there is no pair, a score is no finite number, or a label is none: which one leads is not known then.
+    """
+    found: list[tuple[float, str]] = []
+    for score, label in scored:
+        value, text = finite(score), label_text(label)
+        if value is None or text is None:
+            return None
+        found.append((-value, text))
+    return min(found)[1] if found else None
 
 
 def label_text(value: Any) -> str | None:
@@ -201,6 +287,9 @@ def _retry_after(response: httpx.Response) -> float | None:
     try:
         from datetime import UTC, datetime
 
-        return max(0.0, (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds())
-    except (TypeError, ValueError):
+        when = parsedate_to_datetime(text)
+        if when.tzinfo is None:  # "-0000": a date in UTC from a machine that does not say where it is
+            when = when.replace(tzinfo=UTC)
+        return max(0.0, (when - datetime.now(UTC)).total_seconds())
+    except (TypeError, ValueError, ArithmeticError):
         return None

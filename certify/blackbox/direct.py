@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import ipaddress
 import ssl
+from collections.abc import Iterator
 
 import h11
 import httpx
@@ -19,12 +20,26 @@ _LONGEST_HEAD = 100 * 1024
 _JOINED = 64 * 1024
 """A body up to this size is sent together with its headers: copying it costs less than a second system call."""
 
+LARGEST = 64 * 1024 * 1024
+"""Bytes of an answer that are read at most, as they come and decompressed: labels are small, memory is not endless."""
+
+_STEP = 16 * 1024
+"""Compressed bytes that are undone at once: they make some 16 MiB at most."""
+
+
+class TooLargeError(httpx.DecodingError):
+    """The body of an answer is larger than `LARGEST`."""
+
+    def __init__(self) -> None:
+        super().__init__(f"the answer is larger than {LARGEST // 1024**2} MiB")
+
 
 class DirectTransport(httpx.AsyncBaseTransport):
     """One connection, kept open between requests; a request for another host closes it.
 
     Timeouts are those of httpx, in the request's extension "timeout": `connect` for the connection with its TLS handshake,
-    `read` for how long nothing may come in, `write` for how long nothing may go out. The answer is read whole.
+    `write` for how long nothing may go out, `read` for how long the whole answer may take once the request is out: an
+    answer that trickles in would hold its caller up without end. The answer is read whole.
 
     Args:
         certificates: Verifies the host of https:// addresses.
@@ -45,7 +60,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
 
         Raises:
             httpx.TransportError: If no whole response came.
-            httpx.DecodingError: If the body is not of the encoding that its header names.
+            httpx.DecodingError: If the body is not of the encoding that its header names, or too large.
         """
         content = await request.aread()
         limits = request.extensions.get("timeout", {})
@@ -57,7 +72,11 @@ class DirectTransport(httpx.AsyncBaseTransport):
                 # Cancelled or too late, the answer may still come, and must not be taken for that of the next request.
                 wire.abort()
                 raise
-        return httpx.Response(event.status_code, headers=list(event.headers), content=body, request=request)
+        headers = list(event.headers)
+        if any(name == b"content-encoding" for name, _ in headers):
+            body = _decoded(headers, body, request)
+            headers = [(name, value) for name, value in headers if name not in (b"content-encoding", b"content-length")]
+        return httpx.Response(event.status_code, headers=headers, content=body, request=request)
 
     async def _connected(self, url: httpx.URL, seconds: float | None) -> "_Wire":
         origin = (url.scheme, url.raw_host, url.port)
@@ -86,7 +105,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
         except TimeoutError:  # an OSError too, hence first
             raise httpx.ConnectTimeout("the connection took too long") from None
         except (OSError, UnicodeError) as error:  # of the network, of TLS, or of a name that is none
-            raise httpx.ConnectError(str(error)) from None
+            raise httpx.ConnectError(str(error)) from error  # `send` looks for a certificate that is not to be trusted
         self._wire = wire
         return wire
 
@@ -96,6 +115,27 @@ class DirectTransport(httpx.AsyncBaseTransport):
             self._wire.abort()
             self._wire = None
             await asyncio.sleep(0)  # the event loop closes the socket in its next round
+
+
+class _Steps(httpx.SyncByteStream):
+    """A body in steps, so that what is decompressed can be counted on the way."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    def __iter__(self) -> Iterator[bytes]:
+        return (self._body[at : at + _STEP] for at in range(0, len(self._body), _STEP))
+
+
+def _decoded(headers: list[tuple[bytes, bytes]], body: bytes, request: httpx.Request) -> bytes:
+    """Undo the content encoding of a body."""
+    parts, size = [], 0
+    for part in httpx.Response(200, headers=headers, stream=_Steps(body), request=request).iter_bytes():
+        parts.append(part)
+        size += len(part)
+        if size > LARGEST:
+            raise TooLargeError
+    return b"".join(parts)
 
 
 def _is_address(host: str) -> bool:
@@ -110,18 +150,20 @@ class _Wire(asyncio.Protocol):
     Attributes:
         origin: Scheme, host and port.
         moved: When something came in last, or a request went out; time of the event loop.
+        out: When the last byte of the request went out.
         idle: Whether a request may be sent.
     """
 
     def __init__(self, origin: tuple[str, bytes, int | None], loop: asyncio.AbstractEventLoop) -> None:
         self.origin = origin
-        self.moved = loop.time()
+        self.moved = self.out = loop.time()
         self.idle = False
         self._loop = loop
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_LONGEST_HEAD)
         self._waiter: asyncio.Future[tuple[h11.Response, bytes]] | None = None
         self._head: h11.Response | None = None
         self._parts: list[bytes] = []
+        self._size = 0
         self._unsent = 0
         self._timer: asyncio.TimerHandle | None = None
 
@@ -140,10 +182,11 @@ class _Wire(asyncio.Protocol):
         self.idle = False
         waiter: asyncio.Future[tuple[h11.Response, bytes]] = self._loop.create_future()
         self._waiter = waiter
+        self._head, self._parts, self._size = None, [], 0
         parts = [part for part in (head, body, end) if part]
         for part in [b"".join(parts)] if len(content) <= _JOINED else parts:
             self._transport.write(part)
-        self.moved = self._loop.time()
+        self.moved = self.out = self._loop.time()
         self._unsent = self._transport.get_write_buffer_size()
         self._look(read, write)
         try:
@@ -154,7 +197,7 @@ class _Wire(asyncio.Protocol):
                 self._timer.cancel()
 
     def _look(self, read: float | None, write: float | None) -> None:
-        """Give up if nothing has moved for too long, else look again when that may be."""
+        """Give up if nothing goes out, or no whole answer came in, for too long; else look again when that may be."""
         unsent, now = self._transport.get_write_buffer_size(), self._loop.time()
         if unsent < self._unsent:
             self._unsent, self.moved = unsent, now
@@ -162,16 +205,23 @@ class _Wire(asyncio.Protocol):
         self._timer = None
         if limit is None and read is None and write is None:
             return
-        left = self.moved + limit - now if limit is not None else 1.0
+        since = self.moved if unsent else self.out
+        left = since + limit - now if limit is not None else 1.0
         if left > 0:
             self._timer = self._loop.call_later(left, self._look, read, write)
         else:
-            self._fail(httpx.WriteTimeout("nothing went out") if unsent else httpx.ReadTimeout("nothing came in"))
+            self._fail(
+                httpx.WriteTimeout("nothing went out") if unsent else httpx.ReadTimeout("no whole answer came in")
+            )
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        transport.set_write_buffer_limits(high=0)  # so that `resume_writing` tells when all is out
         self.idle = True
+
+    def resume_writing(self) -> None:
+        self.out = self._loop.time()
 
     def data_received(self, data: bytes) -> None:
         self.moved = self._loop.time()
@@ -198,6 +248,10 @@ class _Wire(asyncio.Protocol):
                 if event is h11.NEED_DATA:
                     return
                 if isinstance(event, h11.Data):
+                    self._size += len(event.data)
+                    if self._size > LARGEST:
+                        self._stop()
+                        return
                     self._parts.append(event.data)
                 elif isinstance(event, h11.Response):
                     self._head = event
@@ -218,6 +272,18 @@ class _Wire(asyncio.Protocol):
         assert head is not None
         assert self._waiter is not None
         self._waiter.set_result((head, body))
+
+    def _stop(self) -> None:
+        """Read no more of a body that is too large; of an error, the status alone says what it is."""
+        head, waiter = self._head, self._waiter
+        assert head is not None
+        assert waiter is not None
+        if 200 <= head.status_code < 300:
+            waiter.set_exception(TooLargeError())
+        else:
+            waiter.set_result((head, b""))
+        self._parts = []
+        self.abort()
 
     def _fail(self, error: httpx.TransportError) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -1,6 +1,5 @@
 """Image classification behind a Hugging Face inference endpoint."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -9,7 +8,7 @@ import httpx
 from jaxtyping import UInt8
 from numpy import ndarray
 
-from certify.blackbox.adapter import Adapter, label_text, read_json, send
+from certify.blackbox.adapter import Adapter, read_json, reading, send, top_label
 from certify.blackbox.answers import Answer, RefusedError
 from certify.blackbox.images import encode_png
 from certify.blackbox.secrets import expand, variables
@@ -52,20 +51,15 @@ class HuggingFaceEndpoint(Adapter):
         if self.key_variable is not None:
             headers["Authorization"] = expand(f"Bearer ${{{self.key_variable}}}")
         response = await send(client, "POST", expand(self.url), content=prepared, headers=headers)
-        return [self.read(read_json(response))]
+        with reading():
+            return [self.read(read_json(response))]
 
     def read(self, answer: Any) -> Answer:
         """Turn the JSON of an answer into an `Answer`; equal scores go to the smallest name."""
         entries = answer[0] if isinstance(answer, list) and answer and isinstance(answer[0], list) else answer
         try:
-            scored = [(-float(entry["score"]), _name(entry["label"])) for entry in entries]
-        except (KeyError, TypeError, ValueError):
+            scored = [(entry["score"], entry["label"]) for entry in entries]
+        except (KeyError, TypeError):
             raise RefusedError("the answer is not a list of labels and scores") from None
-        if not scored or any(math.isnan(score) for score, _ in scored):
-            return Answer(None, None, "the answer holds no label")
-        return Answer(min(scored)[1])
-
-
-def _name(label: Any) -> str:
-    """Return a label as text; a class number that is written as a float, as the whole number."""
-    return (label_text(label) if isinstance(label, float) else None) or str(label)
+        label = top_label(scored)
+        return Answer(label, None, "" if label is not None else "the answer holds no label, or an unusable score")

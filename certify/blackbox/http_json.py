@@ -14,6 +14,7 @@ The keys are the arguments of `HttpJson`.
 """
 
 import base64
+import json
 import re
 import tomllib
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ import httpx
 from jaxtyping import UInt8
 from numpy import ndarray
 
-from certify.blackbox.adapter import Adapter, label_text, read_json, send, to_json, top_score
+from certify.blackbox.adapter import UNREADABLE, Adapter, label_text, read_json, reading, send, to_json, top_score
 from certify.blackbox.answers import Answer, RefusedError
 from certify.blackbox.images import encode_png
 from certify.blackbox.secrets import expand, expand_all, expand_json, variables
@@ -50,7 +51,7 @@ class HttpJson(Adapter):
         multipart: Send the PNG as a form's file of this name.
         label: JMESPath to the label (text, whole number or boolean); exactly one of label and scores.
         scores: JMESPath to the list of all scores, in the order of the classes.
-        version: JMESPath to the version of the service.
+        version: JMESPath to the version of the service: text, or any other value, which counts as its JSON.
         refused: JMESPath that is true (not null, false or empty) where the service refused to answer.
 
     Raises:
@@ -172,11 +173,12 @@ class HttpJson(Adapter):
         if not any(key.lower() == "content-type" for key in headers):
             headers["Content-Type"] = kind
         response = await send(client, self.method, expand(self.url), headers=headers, content=content)
-        return [self.read(read_json(response))]
+        with reading():
+            return [self.read(read_json(response))]
 
     def read(self, answer: Any) -> Answer:
         """Turn the JSON of an answer into an `Answer`."""
-        version = self._text(self.version, answer)
+        version = None if self.version is None else self._version(self._find(self.version, answer))
         if self.refused is not None and self._find(self.refused, answer):
             return Answer(None, version, "the service refused")
         if self.scores is not None:
@@ -192,7 +194,20 @@ class HttpJson(Adapter):
 
         try:
             return jmespath.search(path, answer)
-        except jmespath.exceptions.JMESPathError:
+        # Its functions stumble over Infinity and large numbers.
+        except (jmespath.exceptions.JMESPathError, *UNREADABLE):
+            raise RefusedError("the answer is not of the expected form") from None
+
+    @staticmethod
+    def _version(found: Any) -> str | None:
+        """Return what stands for a version, of whatever type: one that is not read is a change that is not seen."""
+        if isinstance(found, str):
+            return found if found.strip() else None
+        try:
+            if _is_blank(found):
+                return None
+            return json.dumps(found, sort_keys=True, separators=(",", ":"))
+        except UNREADABLE:
             raise RefusedError("the answer is not of the expected form") from None
 
     def _text(self, path: str | None, answer: Any) -> str | None:
@@ -202,6 +217,13 @@ class HttpJson(Adapter):
         if isinstance(found, str | int):
             return str(found).strip() or None
         return None
+
+
+def _is_blank(value: Any) -> bool:
+    """Whether nothing is said: taken for a version, the `[null, null]` of a path to two would leave a service unwatched."""
+    if isinstance(value, dict | list):
+        return all(map(_is_blank, value.values() if isinstance(value, dict) else value))
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def _count(body: Any) -> int:

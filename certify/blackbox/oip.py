@@ -1,6 +1,5 @@
 """KServe's Open Inference Protocol v2: Triton, MLServer, KServe, OpenVINO Model Server, Seldon."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,7 +10,17 @@ import numpy as np
 from jaxtyping import Float32, Shaped, UInt8
 from numpy import ndarray
 
-from certify.blackbox.adapter import Adapter, label_text, read_json, send, to_json, top_score
+from certify.blackbox.adapter import (
+    UNREADABLE,
+    Adapter,
+    from_json,
+    label_text,
+    read_json,
+    reading,
+    send,
+    to_json,
+    top_score,
+)
 from certify.blackbox.answers import Answer, RefusedError, ServiceError
 from certify.blackbox.secrets import expand_all, variables
 from certify.errors import UsageError
@@ -143,7 +152,8 @@ class OpenInference(Adapter):
         except RefusedError as error:
             raise ServiceError(f"the server's description of {self.model} cannot be read: {error.reason}") from None
         entries = found.get("inputs") if isinstance(found, dict) else None
-        return [str(entry["name"]) for entry in entries or [] if isinstance(entry, dict) and "name" in entry]
+        entries = entries if isinstance(entries, list) else []
+        return [str(entry["name"]) for entry in entries if isinstance(entry, dict) and "name" in entry]
 
     def prepare(self, images: UInt8[ndarray, "batch height width channel"]) -> Tensor:
         """Encode the images as one tensor; see `Adapter.prepare`."""
@@ -170,7 +180,8 @@ class OpenInference(Adapter):
             content=content,
             headers={**expand_all(dict(self.headers)), **headers},
         )
-        return self._read(response, tensor.shape[0])
+        with reading():
+            return self._read(response, tensor.shape[0])
 
     def _request(self, name: str, tensor: Tensor) -> tuple[bytes, dict[str, str]]:
         entry: dict[str, Any] = {"name": name, "shape": list(tensor.shape), "datatype": self.datatype}
@@ -195,11 +206,14 @@ class OpenInference(Adapter):
             if length is None:
                 body, tail = read_json(response), b""
             else:
-                body, tail = json.loads(response.content[: int(length)]), response.content[int(length) :]
+                at = int(length)
+                if not 0 <= at <= len(response.content):
+                    raise ValueError("length")
+                body, tail = from_json(response.content[:at]), response.content[at:]
             version = body.get("model_version")
             version = None if version is None else str(version)
             labels = self._labels(body, tail, n)
-        except (ValueError, TypeError, KeyError, AttributeError, IndexError):
+        except UNREADABLE:
             raise RefusedError("the answer is not a response of the protocol with one label an image") from None
         return [
             Answer(label, version) if label is not None else Answer(None, version, "a score or a label is unusable")
@@ -209,13 +223,20 @@ class OpenInference(Adapter):
     def _labels(self, body: Any, tail: bytes, n: int) -> list[str | None]:
         chosen, data = None, None
         for output in body["outputs"]:
-            size = output.get("parameters", {}).get("binary_data_size")
-            part, tail = (tail[:size], tail[size:]) if size is not None else (None, tail)
+            size = (output.get("parameters") or {}).get("binary_data_size")
+            part = None
+            if size is not None:
+                at = _size(size)
+                part, tail = tail[:at], tail[at:]
+                if len(part) != at:
+                    raise ValueError("truncated")
             if chosen is None and self.output_name in (None, output["name"]):
                 chosen, data = output, part
         if chosen is None:
             raise KeyError(self.output_name)
-        shape = [int(size) for size in chosen["shape"]]
+        if tail:  # bytes that no output claims: the sizes are wrong, and so may be what was taken by them
+            raise ValueError("trailing")
+        shape = [_size(size) for size in chosen["shape"]]
         values = chosen["data"] if data is None else _decode(data, chosen["datatype"])
         flat, kinds = _flatten(values)
         if not shape or shape[0] != n or len(flat) != math.prod(shape):
@@ -237,9 +258,21 @@ class OpenInference(Adapter):
         raise ValueError("datatype")
 
 
+def _size(value: Any) -> int:
+    """Return a size of a shape or of binary data; int64 is text in the JSON of gRPC gateways.
+
+    Raises:
+        ValueError: If it is no whole number from 0 up; OverflowError and TypeError likewise.
+    """
+    size = int(value)
+    if isinstance(value, bool) or size < 0 or (not isinstance(value, str) and size != value):
+        raise ValueError("size")
+    return size
+
+
 def _number(value: Any) -> str | None:
-    """Return a class number as text; None where a float is none."""
-    return label_text(value) if isinstance(value, float) else str(int(value))
+    """Return a class number as text; None where a float, or anything else, is none."""
+    return str(int(value)) if isinstance(value, str) else label_text(value)
 
 
 def _flatten(values: Any) -> tuple[list[Any], set[type]]:
@@ -279,5 +312,4 @@ def _decode(data: bytes, datatype: str) -> list[Any]:
 
 
 def _text(value: Any) -> str | None:
-    text = value.decode("utf-8") if isinstance(value, bytes) else str(value)
-    return text.strip() or None
+    return label_text(value.decode("utf-8") if isinstance(value, bytes) else value)

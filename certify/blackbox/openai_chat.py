@@ -10,7 +10,7 @@ import httpx
 from jaxtyping import UInt8
 from numpy import ndarray
 
-from certify.blackbox.adapter import Adapter, read_json, send, to_json
+from certify.blackbox.adapter import Adapter, read_json, reading, send, to_json
 from certify.blackbox.answers import Answer, RefusedError
 from certify.blackbox.images import encode_png
 from certify.blackbox.secrets import expand
@@ -119,7 +119,8 @@ class OpenAIChat(Adapter):
             headers["Authorization"] = expand(f"Bearer ${{{self.key_variable}}}")
         url = f"{self.url.rstrip('/')}/chat/completions"
         response = await send(client, "POST", url, content=prepared, headers=headers)
-        return [self.read(read_json(response))]
+        with reading():
+            return [self.read(read_json(response))]
 
     def read(self, answer: Any) -> Answer:
         """Turn the JSON of an answer into an `Answer`."""

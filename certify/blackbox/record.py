@@ -18,7 +18,7 @@ from numpy import ndarray
 from certify.blackbox.answers import ServiceError
 from certify.blackbox.labels import LabelMap
 from certify.blackbox.source import is_void
-from certify.blackbox.stored import StoredAnswer
+from certify.blackbox.stored import StoredAnswer, versions_of
 from certify.errors import CertifyError
 from certify.files import write_atomically
 from smoothing.estimators.base import Look, Phase
@@ -93,6 +93,11 @@ class Record:
             for line in lines[1:-1]:
                 number = len(rows) + 2
                 key, phase, sample, label, version = json.loads(line)
+                if version is not None and not isinstance(version, str):
+                    raise CertifyError(
+                        f"{self.path}, line {number}: the version of the service must be text or null, "
+                        f"got {json.dumps(version)[:80]}"
+                    )
                 rows.append(StoredAnswer(int(key), Phase(phase), int(sample), str(label), version))
         except (ValueError, KeyError, TypeError, IndexError, AttributeError):
             raise CertifyError(f"{self.path}, line {number}: not a line of a log of answers ({FORMAT})") from None
@@ -156,14 +161,14 @@ class RecordedVotes:
                 )
             outcomes = [self.labels.outcome_of(row.label or None) for row in found]
             np.add.at(counts, outcomes, 1)
-            if is_void(row.version for row in rows):
+            if is_void(versions_of(rows)):
                 counts[:] = 0
                 counts[-1] = len(found)
             yield request, counts
 
     def voided(self, index: int) -> bool:
         """See `certify.voiding.Voiding`."""
-        return is_void(row.version for row in self.record.find(index))
+        return is_void(versions_of(self.record.find(index)))
 
     def settle(self, looks: Mapping[int, Sequence[Look]]) -> None:
         """See `certify.voiding.Voiding`.

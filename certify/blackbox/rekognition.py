@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
 
-from certify.blackbox.adapter import Adapter
+from certify.blackbox.adapter import UNREADABLE, Adapter, top_label
 from certify.blackbox.answers import Answer, NoAnswerError, RefusedError, ServiceError
 from certify.blackbox.images import encode_png
 from certify.errors import UsageError
@@ -167,6 +167,11 @@ class Rekognition(Adapter):
             raise RefusedError(code) from None
         except ResponseParserError:
             raise RefusedError("the answer cannot be read") from None
+        except UNREADABLE as error:
+            # Raised where boto3 reads an answer, one that came; elsewhere, it is a mistake that must not count as a vote.
+            if not _raised_in(error, "botocore.parsers"):
+                raise
+            raise RefusedError("the answer cannot be read") from None
         except BotoCoreError as error:
             name = type(error).__name__
             if _is_any(error, _NOT_REACHED):
@@ -179,15 +184,28 @@ class Rekognition(Adapter):
 
     def read(self, answer: Any) -> Answer:
         """Turn a response into an `Answer`."""
+        if not isinstance(answer, dict):
+            raise RefusedError("the answer is not a list of labels")
         key = "Labels" if self.project_version is None else "CustomLabels"
         version = answer.get("LabelModelVersion") or self.project_version
         try:
-            scored = [(-float(entry["Confidence"]), str(entry["Name"])) for entry in answer[key]]
-        except (KeyError, TypeError, ValueError):
+            scored = [(entry["Confidence"], entry["Name"]) for entry in answer[key]]
+        except (KeyError, TypeError):
             raise RefusedError("the answer is not a list of labels", version=version) from None
-        if not scored:
-            return Answer(None, version, "the answer holds no label")
-        return Answer(min(scored)[1], version)
+        label = top_label(scored)
+        return Answer(
+            label, version, "" if label is not None else "the answer holds no label, or an unusable confidence"
+        )
+
+
+def _raised_in(error: BaseException, module: str) -> bool:
+    """Whether a call of some module was under way when an error was raised."""
+    step = error.__traceback__
+    while step is not None:
+        if step.tb_frame.f_globals.get("__name__") == module:
+            return True
+        step = step.tb_next
+    return False
 
 
 def _is_any(error: Exception, names: Sequence[str]) -> bool:

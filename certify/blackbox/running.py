@@ -13,7 +13,7 @@ from certify.blackbox.ledger import FILE_NAME as LEDGER_FILE
 from certify.blackbox.ledger import Ledger, Purpose
 from certify.blackbox.preflight import PREFLIGHT_KEY, ask_before, findings_of, missing_images, refuse_pointless, wanted
 from certify.blackbox.record import Record, RecordedVotes, write_record
-from certify.blackbox.source import ServiceVotes, is_void
+from certify.blackbox.source import VOID, ServiceVotes, is_void
 from certify.blackbox.spec import Service, canary_images
 from certify.blackbox.spending import (
     AUTOMATIC_CANARIES,
@@ -142,8 +142,18 @@ def open_source(
             unchecked=unchecked,
             asking=spending.ask,
             ledger=ledger,
+            named=journal.names_version(apart_from=(VOID,)),
         )
     )
+
+    def tell_void() -> None:
+        if source.unnamed:
+            service.remarks.tell(
+                f"the service has named a version, and names none any more: {len(source.unnamed):,} inputs are void; for "
+                f"those that are left repeat the line with --canaries {AUTOMATIC_CANARIES}, or start a new run"
+            )
+
+    stack.callback(tell_void)
     if options.record is not None:
         path = options.record
 
@@ -225,7 +235,9 @@ def _begin(
         source.check(plan.data.inputs(chosen[:1])[0] if questions else None)
         ask_before(plan, source, clean, begun=begun)
     spending.versions |= {row.version for row in source.store.find(PREFLIGHT_KEY)}
-    if known is None and _says_no_version(service, spending.versions):
+    # Some labels with a version and some without: it cannot be relied on to show a change.
+    partly = None in source.store.versions(PREFLIGHT_KEY)
+    if known is None and (partly or _says_no_version(service, spending.versions)):
         few = min(AUTOMATIC_CANARIES, len(plan.data))
         count = few if choose(few, 0)[0] else 0
     chosen, _ = choose(count, 0)

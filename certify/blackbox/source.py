@@ -6,9 +6,12 @@ Rules that keep the certificates proofs, enforced here:
   rounding to 8 bits;
 * an answer is stored before it counts, one row a sample; what is stored is never asked again;
 * a refusal, an unreadable answer or retries that ran out is the outcome "invalid", which counts against every class;
-* an input whose answers come from two versions of the service, or that was asked between a good and a bad check of the
-  canaries, is void: all its votes count as "invalid", and what it still lacks is not asked any more. That goes for votes
-  that were handed on before the change as well: whoever counts them asks `voided` at every look.
+* an input whose answers come from two versions of the service (a label without a version beside one with it is that as
+  well), or that was asked between a good and a bad check of the canaries, is void: all its votes count as "invalid", and
+  what it still lacks is not asked any more. That goes for votes that were handed on before the change as well: whoever
+  counts them asks `voided` at every look;
+* where a service has named its version, and no canaries are watched because it did, an input with labels without a version
+  is void too, even one without any: neither a version nor known images would show the next change.
 """
 
 import asyncio
@@ -37,6 +40,7 @@ from certify.blackbox.labels import LabelMap
 from certify.blackbox.ledger import Ledger, Purpose
 from certify.blackbox.pipeline import Job, Pipeline
 from certify.blackbox.store import AnswerStore, StoredAnswer
+from certify.blackbox.stored import versions_of
 from certify.journal import NOT_ASKED
 from smoothing.estimators.base import Look, Phase
 from smoothing.noise_source import NoiseSource
@@ -90,6 +94,10 @@ class ServiceVotes:
         asking: Given every question that is no vote (the one of `check`, the canaries) as a function that asks it; returns
             the answers. Counts such questions, or refuses them; None: asks them.
         ledger: Counts what is sent, and may refuse it; None: no limit, nothing kept.
+        named: Whether the service has named a version before, in an earlier start of the run.
+
+    Attributes:
+        unnamed: Inputs that are void because the service has named a version, then none, and nothing else watches it.
 
     Use it as a context manager, or call `close`: it holds connections and a thread. An input may turn out void when votes of
     it were handed on already: `certify.voiding.VoidableState` takes them back.
@@ -112,7 +120,9 @@ class ServiceVotes:
         unchecked: Iterable[int] = (),
         asking: Asking | None = None,
         ledger: Ledger | None = None,
+        named: bool = False,
     ) -> None:
+        self.unnamed: set[int] = set()
         self.adapter = adapter
         self.noise = noise
         self.labels = labels
@@ -124,6 +134,7 @@ class ServiceVotes:
         self.progress = progress
         self._inputs = inputs
         self._asking = asking
+        self._named = named
         self._unchecked: set[int] = set(unchecked)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="service-calls", daemon=True)
@@ -183,8 +194,10 @@ class ServiceVotes:
                 yield Job(key, Phase.ATTACK, part, self.adapter.prepare(images))
 
         with closing(self._pipeline.run(jobs())) as calls:
-            for _ in calls:
-                pass
+            for answered in calls:
+                self._named = self._named or any(
+                    row.label and row.version is not None for part in answered for row in part
+                )
 
     def check_canaries(self) -> None:
         """Ask for the labels of the canaries; the first time they become what is expected.
@@ -204,6 +217,8 @@ class ServiceVotes:
             BudgetSpentError: If no more may be sent; requests that are complete are yielded before.
         """
         pending, versions = self._plan(list(requests))
+        # Again, for a kill may have come between the answers and their being declared void.
+        self._void_unnamed(versions)
         void = {index for index, own in versions.items() if is_void(own)}
         self._skip(pending, void)
         jobs = self._jobs([(entry.request, set(entry.labels)) for entry in pending], void)
@@ -226,7 +241,11 @@ class ServiceVotes:
                     for rows in answered:
                         key, phase = rows[0].key, rows[0].phase
                         self._unchecked.add(key)
-                        versions[key].update(row.version for row in rows)
+                        told = versions_of(rows)
+                        versions[key] |= told
+                        self._named = self._named or any(row.label and row.version is not None for row in rows)
+                        if None in told:
+                            self._void_unnamed({key: versions[key]})
                         if is_void(versions[key]):
                             void.add(key)
                         held += [entry for entry in by_key[key, phase] if entry.take(rows) and entry.complete]
@@ -274,9 +293,9 @@ class ServiceVotes:
         for request in requests:
             if request.index not in stored:
                 phases = stored[request.index] = {}
-                named = versions[request.index] = set()
-                for row in self.store.find(request.index):
-                    named.add(row.version)
+                rows = list(self.store.find(request.index))
+                versions[request.index] = versions_of(rows)
+                for row in rows:
                     if row.version != VOID:
                         phases.setdefault(row.phase, {})[row.sample] = row.label
             there = stored[request.index].get(request.phase, {})
@@ -375,6 +394,22 @@ class ServiceVotes:
             f"{len(asked)} inputs asked since the last good check are void; start a new run for the new service"
         )
 
+    def _void_unnamed(self, versions: Mapping[int, set[str | None]]) -> None:
+        """Void inputs with labels without a version, where there was one before and no canaries watch instead.
+
+        On record, for whoever reads the answers later cannot tell which of them came first.
+
+        Args:
+            versions: Versions of the inputs; those that are voided get the mark.
+        """
+        if not self._named or self.canaries is not None:
+            return
+        lost = [index for index, own in versions.items() if None in own and not is_void(own)]
+        self._void(lost, "the service names no version any more")
+        for index in lost:
+            versions[index].add(VOID)
+        self.unnamed.update(lost)
+
     def _void(self, indices: Sequence[int], reason: str) -> None:
         fresh = [index for index in indices if VOID not in self.store.versions(index)]
         if fresh:  # all at once: killed in between, some would count where the service changes back
@@ -402,7 +437,9 @@ class ServiceVotes:
             )
             return answers
 
-        return ask() if self._asking is None else self._asking(ask, len(images), purpose)
+        answers = ask() if self._asking is None else self._asking(ask, len(images), purpose)
+        self._named = self._named or any(answer.label and answer.version is not None for answer in answers)
+        return answers
 
     def _wait(self, coroutine: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
@@ -439,6 +476,6 @@ async def _cancelled() -> None:
 
 
 def is_void(versions: Iterable[str | None]) -> bool:
-    """Return whether the votes of an input, the versions of all its stored rows given, prove nothing."""
-    known = set(versions) - {None}  # a refusal may come without a version; it is no second version
+    """Return whether the votes of an input prove nothing, by what `versions_of` says of all its stored rows."""
+    known = set(versions)
     return VOID in known or len(known) > 1

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol, runtime_checkable
 
 from certify.blackbox.pending import Pending
-from certify.blackbox.stored import StoredAnswer
+from certify.blackbox.stored import StoredAnswer, versions_of
 from certify.errors import JournalError
 from certify.journal import Journal
 from smoothing.estimators.base import Phase
@@ -36,7 +36,7 @@ class AnswerStore(Protocol):
         ...
 
     def versions(self, index: int) -> set[str | None]:
-        """Return the versions among the answers of one input."""
+        """Return the versions that the answers of one input speak for; see `versions_of`."""
         ...
 
 
@@ -63,7 +63,7 @@ class MemoryStore:
 
     def versions(self, index: int) -> set[str | None]:
         """See `AnswerStore.versions`."""
-        return {row.version for row in self._rows.get(index, {}).values()}
+        return versions_of(self._rows.get(index, {}).values())
 
 
 class JournalStore:

@@ -250,13 +250,13 @@ def _count(journal: Path, finished: set[int], labels: dict[str, Any]) -> AnswerC
         _UNANSWERED_KEY: "unanswered",
     }
     found = dict.fromkeys(("answers", "no_label", "outside", "no_version", "not_asked", *beside.values()), 0)
-    versions: dict[int, set[str]] = {}
+    versions: dict[int, set[str | None]] = {}
     for index, is_sample, label, version, count in groups:
         if index in beside:
             found[beside[index]] += count
         if index not in finished:
             continue
-        if version is not None:
+        if label or version is not None:  # an answer with neither is no second version
             versions.setdefault(index, set()).add(version)
         if not is_sample:
             continue
@@ -269,7 +269,8 @@ def _count(journal: Path, finished: set[int], labels: dict[str, Any]) -> AnswerC
             found["no_label"] += count
         elif label not in classes if classes else not (label.isascii() and label.isdecimal() and int(label) < total):
             found["outside"] += count
-    named = {version for own in versions.values() for version in own} - {_VOID, NOT_ASKED}
+    named = {version for own in versions.values() for version in own if version is not None}
+    named -= {_VOID, NOT_ASKED}
     void = sorted(index for index, own in versions.items() if _VOID in own or len(own) > 1)
     return AnswerCounts(**found, versions=tuple(sorted(named)), void=tuple(void))
 
