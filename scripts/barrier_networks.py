@@ -6,12 +6,25 @@ with padding 1.
 """
 
 import gzip
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy import ndarray
 from torch import Tensor, nn
+
+from verify.graph import Graph
+from verify.tracing import trace
+
+SHAPE = (1, 28, 28)
+"""Of MNIST's images, without batch."""
+
+
+@cache
+def graph_of(path: Path) -> Graph:
+    """Return the graph of a network of MNIST's; here, where processes that work on its images can import it from."""
+    return trace(load_network(path), SHAPE)
 
 
 def load_network(path: Path) -> nn.Sequential:

@@ -19,13 +19,12 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from barrier_networks import load_network, mnist_test
+from barrier_networks import SHAPE, graph_of, load_network, mnist_test
 from command_line import between, whole
 from torch import Tensor, nn
 
@@ -43,7 +42,6 @@ from verify.problem import Problem
 from verify.result import Result, Status
 from verify.same_slope import SameSlope
 from verify.selection import select_problem, select_result
-from verify.tracing import trace
 
 TABLE1 = {  # test error, PGD, MILP lower, MILP upper, LP-ALL, LP-GREEDY, all in percent
     ("mnist_MLP_2_100_NOR", 0.02): (2.05, 10.06, 10.16, 13.48, 26.41, 35.11),
@@ -91,16 +89,8 @@ class Journal:
             file.write(json.dumps(self.done[key]) + "\n")
 
 
-SHAPE = (1, 28, 28)
-
-
 class UnusableError(Exception):
     """Something given on the command line cannot be used; says what and why in a line."""
-
-
-@cache
-def graph_of(path: Path) -> Graph:
-    return trace(load_network(path), SHAPE)
 
 
 def require_network(path: Path) -> nn.Module:

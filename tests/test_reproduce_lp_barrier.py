@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -40,7 +41,8 @@ def run(*arguments):
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         patch.syspath_prepend(str(SCRIPTS))
         patch.setattr(sys, "argv", ["reproduce_lp_barrier.py", *(str(argument) for argument in arguments)])
-        sys.modules.pop("reproduce_lp_barrier", None)
+        for module in ("reproduce_lp_barrier", "barrier_networks"):
+            sys.modules.pop(module, None)
         import reproduce_lp_barrier as script
 
         try:
@@ -74,6 +76,18 @@ def test_a_network_is_never_answered_from_another_ones_journal(tmp_path, images)
     np.save(images, np.random.default_rng(1).random((1, 1, 28, 28), dtype=np.float32))
     assert rows(table2(tmp_path, images, one)) != second
     assert len(list((tmp_path / "out").iterdir())) == 6
+
+
+def test_several_processes_find_the_same(tmp_path, images):
+    net = weights(tmp_path / "net.pth", 1)
+    np.save(images, np.random.default_rng(2).random((2, 1, 28, 28), dtype=np.float32))
+    alone = rows(table2(tmp_path, images, net))
+    line = [sys.executable, SCRIPTS / "reproduce_lp_barrier.py", "table2", "--weights", net, "--images", images]
+    done = subprocess.run(
+        [*map(str, line), "--out", str(tmp_path / "two"), "--jobs", "2"], capture_output=True, text=True, check=False
+    )
+    done.stdout = done.stdout.replace(str(tmp_path / "two"), str(tmp_path / "out"))
+    assert rows(done) == alone
 
 
 @pytest.mark.parametrize(
