@@ -13,6 +13,16 @@ BATCH = 4
 """Images a call."""
 
 
+_RADII = ("--radii", "0.1,0.2,0.45", "--alpha", "0.01")
+ESTIMATORS = {
+    "fixed": ("--n0", "20", "--n", "60"),
+    "planned": ("--estimator", "planned", "--pilot", "40", "--cap", "90"),
+    "sequential": ("--estimator", "sequential", "--cap", "200", *_RADII),
+    "anytime": ("--estimator", "anytime", "--cap", "200", *_RADII),
+}
+"""Options of small runs, by estimator."""
+
+
 def save_levels(path: Path, levels: Sequence[int]) -> Path:
     """Write a data set of grey images, whose labels the honest service gives them; return its path."""
     images = np.stack([np.full((8, 8, 1), level, np.uint8) for level in levels])
@@ -44,6 +54,24 @@ def run_line(service: Service, data: Path, out: Path, *more: str, n0: int | None
     ]
 
 
+def one_by_one(service: Service, data: Path, out: Path, estimator: str, *more: str, indices: str) -> list[str]:
+    """Return the command of a run of one of `ESTIMATORS`, one call after the other and with no clean images before."""
+    rest = ("--no-preflight", "--concurrency", "1", "--indices", indices, *ESTIMATORS[estimator], *more)
+    return run_line(service, data, out, *rest)
+
+
+def change_at(service: Service, call: int, version: str | None = "2") -> None:
+    """Have the service report another version from a call on, counted from now."""
+    first = service.requests + call
+
+    def classify(images: Any) -> list[int]:
+        if service.requests >= first:
+            service.version = version
+        return brightness_class(images)
+
+    service.classify = classify
+
+
 def rows(folder: Path, query: str) -> list[tuple[Any, ...]]:
     """Return what the journal of a run folder answers."""
     with sqlite3.connect(folder / "journal.sqlite") as connection:
@@ -70,4 +98,11 @@ def certificates(folder: Path) -> list[str]:
 def service_settings(folder: Path) -> dict[str, Any]:
     """Return what `run.json` says of how the service was asked."""
     found: dict[str, Any] = json.loads((folder / "run.json").read_text())["settings"]["service"]
+    return found
+
+
+def certificate(out: Path, index: int = 0) -> dict[str, Any]:
+    """Return the certificate of an input, from the journal."""
+    [(payload,)] = rows(out, f'SELECT payload FROM inputs WHERE "index" = {index}')
+    found: dict[str, Any] = json.loads(payload)["certificate"]
     return found

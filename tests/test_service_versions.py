@@ -9,8 +9,19 @@ from typing import Any
 
 import pytest
 from ctrl_c import ctrl_c_at
-from prediction_service import Service, brightness_class, serve
-from service_runs import certificates, looks, rows, run_line, save_levels, service_settings
+from prediction_service import Service, serve
+from service_runs import (
+    ESTIMATORS,
+    certificate,
+    certificates,
+    change_at,
+    looks,
+    one_by_one,
+    rows,
+    run_line,
+    save_levels,
+    service_settings,
+)
 
 import certify.window
 from certify.blackbox.answers import RefusedError
@@ -18,13 +29,6 @@ from certify.blackbox.http_json import HttpJson
 from certify.blackbox.source import VOID
 from certify.cli import main
 
-RADII = ("--radii", "0.1,0.2,0.45", "--alpha", "0.01")
-ESTIMATORS = {
-    "fixed": ("--n0", "20", "--n", "60"),
-    "planned": ("--estimator", "planned", "--pilot", "40", "--cap", "90"),
-    "sequential": ("--estimator", "sequential", "--cap", "200", *RADII),
-    "anytime": ("--estimator", "anytime", "--cap", "200", *RADII),
-}
 Command = Callable[..., list[str]]
 
 
@@ -42,28 +46,9 @@ def data(tmp_path: Path) -> Path:
 @pytest.fixture
 def command(service: Service, data: Path) -> Command:
     def line(out: Path, estimator: str, *more: str, indices: str = "0") -> list[str]:
-        rest = ("--no-preflight", "--concurrency", "1", "--indices", indices, *ESTIMATORS[estimator], *more)
-        return run_line(service, data, out, *rest)
+        return one_by_one(service, data, out, estimator, *more, indices=indices)
 
     return line
-
-
-def change_at(service: Service, call: int, version: str | None) -> None:
-    """Have the service report another version from a call on, counted from now."""
-    first = service.requests + call
-
-    def classify(images: Any) -> list[int]:
-        if service.requests >= first:
-            service.version = version
-        return brightness_class(images)
-
-    service.classify = classify
-
-
-def certificate(out: Path, index: int = 0) -> dict[str, Any]:
-    [(payload,)] = rows(out, f'SELECT payload FROM inputs WHERE "index" = {index}')
-    found: dict[str, Any] = json.loads(payload)["certificate"]
-    return found
 
 
 def versions(out: Path, index: int = 0) -> set[str | None]:

@@ -11,7 +11,17 @@ import numpy as np
 import pytest
 from ctrl_c import ctrl_c_at
 from prediction_service import Service, brightness_class, serve
-from service_runs import BATCH, certificates, looks, rows, run_line, save_levels
+from service_runs import (
+    BATCH,
+    ESTIMATORS,
+    certificate,
+    certificates,
+    change_at,
+    looks,
+    one_by_one,
+    rows,
+    save_levels,
+)
 
 import certify.window
 from certify.blackbox.source import VOID
@@ -25,13 +35,6 @@ from smoothing.estimators.sequential import RATIO
 from smoothing.estimators.thresholds import thresholds
 from smoothing.statistics.schedule import capped_looks
 
-RADII = ("--radii", "0.1,0.2,0.45", "--alpha", "0.01")
-ESTIMATORS = {
-    "fixed": ("--n0", "20", "--n", "60"),
-    "planned": ("--estimator", "planned", "--pilot", "40", "--cap", "90"),
-    "sequential": ("--estimator", "sequential", "--cap", "200", *RADII),
-    "anytime": ("--estimator", "anytime", "--cap", "200", *RADII),
-}
 # Calls of 4 images, one after the other, the first about a clean image: 2..6 are the selection of "fixed" and 2..11 the
 # pilot of "planned"; the others look after every call up to 82 votes, and then after two.
 CHANGES = [
@@ -58,8 +61,7 @@ def command(service: Service, data: Path) -> Command:
     """The line of a run on the service, by one call at a time; of the first input where nothing else is said."""
 
     def line(out: Path, estimator: str, *more: str, indices: str = "0") -> list[str]:
-        rest = ("--no-preflight", "--concurrency", "1", "--indices", indices, *ESTIMATORS[estimator], *more)
-        return run_line(service, data, out, *rest)
+        return one_by_one(service, data, out, estimator, *more, indices=indices)
 
     return line
 
@@ -68,24 +70,6 @@ def command(service: Service, data: Path) -> Command:
 def every_look(monkeypatch: pytest.MonkeyPatch) -> None:
     """Looks are in the journal as soon as they were made, and a kill finds them there."""
     monkeypatch.setattr(certify.window, "_LOOKS_SECONDS", 0.0)
-
-
-def change_at(service: Service, call: int, version: str | None = "2") -> None:
-    """Have the service report another version from a call on, counted from now."""
-    first = service.requests + call
-
-    def classify(images: Any) -> list[int]:
-        if service.requests >= first:
-            service.version = version
-        return brightness_class(images)
-
-    service.classify = classify
-
-
-def certificate(out: Path, index: int = 0) -> dict[str, Any]:
-    [(payload,)] = rows(out, f'SELECT payload FROM inputs WHERE "index" = {index}')
-    found: dict[str, Any] = json.loads(payload)["certificate"]
-    return found
 
 
 def versions(out: Path, index: int = 0) -> set[str]:
