@@ -4,13 +4,13 @@ The hull program of `verify.lp.program`, with one binary per unstable neuron tha
 turn the triangle with corners (l, g l), (0, 0), (u, u) into its two edges. Max pooling gets one binary per entry that can be
 the maximum. The tighter the boxes, the fewer binaries and the smaller the constants: LP-ALL or alpha-CROWN come first.
 
-What is reported is the solver's *dual* bound, less what its tolerances can amount to; a time limit leaves a valid but weaker
-one. It rests on the solver's branch and bound, which carries no certificate, and is marked so. Tolerances are absolute, but
-a network means the same with its first layer divided by 1e5 and its last one multiplied by it: so every row, column and
-objective is first divided by the width of what it speaks of, and what an error of one tolerance in every row would do to the
-objective, by the multipliers of the linear relaxation, is subtracted. A point that the solver claims to violate the property
-is run through the network itself before anything is called falsified; and before the solver's word counts as a proof, an
-attack tries it.
+What is reported is the solver's *dual* bound, less an estimate of its tolerances' effect; a time limit leaves a valid
+but weaker one. It rests on the solver's branch and bound, which carries no certificate, and is marked so. Tolerances
+are absolute, but a network means the same with its first layer divided by 1e5 and its last one multiplied by it: so
+every row, column and objective is first divided by the width of what it speaks of, and what an error of one tolerance
+in every row would do to the objective, by the multipliers of the linear relaxation, is subtracted. A point that the
+solver claims to violate the property is run through the network itself before anything is called falsified; and before
+the solver's word counts as a proof, an attack tries it.
 
 A group of several rows (a conjunction of unsafe constraints) holds if at every input *some* row is positive, and not the
 same one everywhere: its program minimises the largest row.
@@ -335,7 +335,7 @@ def _loaded(library: Any, model: Any, options: dict[str, Any]) -> Any:
 
 
 def _allowance(library: Any, model: Any, options: dict[str, Any], time_limit: float | None) -> float:
-    """Return what an error of one tolerance in every row and bound does to the objective of the linear relaxation.
+    """Estimate what an error of one tolerance in every row and bound does to the objective; no proof, as no bound here is.
 
     By its multipliers, twice over: they are those of the relaxation, and the branches' differ. Infinite where HiGHS finds
     none, and so no bound stands.

@@ -1,9 +1,10 @@
 """From an `nn.Module` to a graph, by `torch.fx`.
 
 The module is traced symbolically and run once on two inputs: everything that has no batch axis (sizes, constants,
-arithmetic on buffers) is a plain number by then, and only operations on the input's values have to be translated. At the
-end the translation is compared with the module itself in float64; a graph that computes something else is never
-returned.
+arithmetic on buffers) is a plain number by then, and only operations on the input's values have to be translated. What is
+written in place is followed through the memory that values share (`verify.aliasing`). At the end the translation is
+compared with the module itself in float64, at points of both signs and several sizes: a sample, and so a second line of
+defence only.
 """
 
 import copy
